@@ -1,0 +1,1 @@
+"""The shared core: encoders, losses, trainers, data loading, evaluation and evidence."""

@@ -1,0 +1,1 @@
+"""Encoders: a modality in, tokens and a pooled vector out."""

@@ -1,0 +1,1 @@
+"""Objectives, one a file: torch in, a scalar out."""

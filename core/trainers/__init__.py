@@ -1,0 +1,1 @@
+"""Training on Lightning: the System base, fit, checkpoints, logs."""

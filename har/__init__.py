@@ -1,0 +1,1 @@
+"""Human activity from skeletons and inertial sensors."""

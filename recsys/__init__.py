@@ -1,0 +1,1 @@
+"""Recommenders from interactions, images and texts."""

@@ -1,0 +1,1 @@
+"""SAR and optical satellite images."""
