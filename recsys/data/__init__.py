@@ -1,0 +1,1 @@
+"""Files of recommender data -> `Interactions`; their checks, splits and a generated example."""
