@@ -171,7 +171,7 @@ def align_features(
         )
     rows = pl.Series(item_ids).replace_strict(mapping, default=None, return_dtype=pl.Int64)
     if rows.null_count():
-        missing = item_ids[rows.is_null().arg_max()]
+        missing = item_ids[rows.is_null().arg_true()[0]]
         raise DataError(
             f"item {missing!r} is not in the file ({rows.null_count():,} items are not)",
             path=mapping_file,

@@ -11,7 +11,7 @@ from torch import Tensor
 Split = Literal["train", "valid", "test"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Interactions:
     """Implicit feedback of users on items, split in three.
 

@@ -21,7 +21,7 @@ def drop_duplicates(table: Table, n_items: int, findings: Findings) -> Table:
     first = table.frame.select(key.is_first_distinct()).to_series()
     n_again = len(first) - int(first.sum())
     if n_again:
-        row = table.frame["row"][first.not_().arg_max()]
+        row = table.frame["row"][first.not_().arg_true()[0]]
         findings.warn(
             f"{table.where(row)}: {n_again:,} repeated interactions left out, this is the first"
         )
@@ -57,6 +57,21 @@ def refuse_overlap(table: Table, names: dict[str, list[str]], findings: Findings
     )
 
 
+def refuse_untrainable(table: Table) -> None:
+    """Sees to it that there is something to train on.
+
+    Raises:
+        DataError: if there is no training row.
+    """
+    if not (table.frame["label"] == 0).any():
+        raise DataError(
+            "no training interactions (x_label 0)",
+            path=table.path,
+            expected="rows to train on besides those of validation and test",
+            fix="correct the labels, or make a split with split=ratio",
+        )
+
+
 def treat_cold_users(table: Table, user_ids: list[str], findings: Findings, *, drop: bool) -> Table:
     """Warns of users of validation and test who have no training row, and drops their rows.
 
@@ -80,20 +95,9 @@ def treat_cold_users(table: Table, user_ids: list[str], findings: Findings, *, d
     return replace(table, frame=table.frame.filter(~cold)) if drop else table
 
 
-def refuse_untrainable(table: Table, user_ids: list[str], n_items: int, findings: Findings) -> None:
-    """Reports users whose training rows hold every item: nothing is left to rank for them.
-
-    Raises:
-        DataError: if there is no training row at all.
-    """
+def refuse_full_users(table: Table, user_ids: list[str], n_items: int, findings: Findings) -> None:
+    """Reports users whose training rows hold every item: nothing is left to rank for them."""
     train = table.frame.filter(pl.col("label") == 0)
-    if train.is_empty():
-        raise DataError(
-            "no training interactions (x_label 0)",
-            path=table.path,
-            expected="rows of all three splits",
-            fix="correct the labels, or make a split with split=ratio",
-        )
     degree = np.bincount(train["user"].to_numpy(), minlength=len(user_ids))
     full = np.flatnonzero(degree >= n_items)
     if full.size:

@@ -17,11 +17,12 @@ from recsys.data.ids import Ids, encode, read_id_mapping, read_row_mapping
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import (
     drop_duplicates,
+    refuse_full_users,
     refuse_overlap,
     refuse_untrainable,
     treat_cold_users,
 )
-from recsys.data.splits import assign_split, check_rule
+from recsys.data.splits import Ratios, assign_split, check_rule
 from recsys.data.tables import Table, read_rearm, read_table
 from recsys.data.titles import read_titles
 
@@ -108,11 +109,10 @@ def read_interactions(
         The usable part, None if there is none. A split is written only when `findings` is strict.
     """
     path = Path(path)
-    shares = tuple(float(ratio) for ratio in ratios)
     ids: dict[str, Ids] | None = None
     table = None
     with findings.going_on():
-        check_rule(split, shares)
+        shares = check_rule(split, ratios)
         columns = {
             "user": user_column,
             "item": item_column,
@@ -198,7 +198,7 @@ def _split(
     ids: dict[str, Ids],
     rule: str,
     seed: int,
-    ratios: tuple[float, ...],
+    ratios: Ratios,
     findings: Findings,
     *,
     drop_cold_users: bool,
@@ -221,8 +221,9 @@ def _split(
         frame = table.frame.drop("label", strict=False)
         table = drop_duplicates(replace(table, frame=frame), n_items, findings)
         table = assign_split(table, names, rule, seed, ratios, write=findings.strict)
+    refuse_untrainable(table)
     table = treat_cold_users(table, names["user"], findings, drop=drop_cold_users)
-    refuse_untrainable(table, names["user"], n_items, findings)
+    refuse_full_users(table, names["user"], n_items, findings)
     return table
 
 

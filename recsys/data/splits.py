@@ -6,6 +6,7 @@ run reads, so that results stay comparable. The file knows which interactions it
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,11 @@ RULES = ("column", "ratio", "leave_one_out", "by_time")
 Ratios = tuple[float, float, float]
 
 
-def check_rule(rule: str, ratios: Ratios) -> None:
-    """Refuses an unknown rule or ratios that are none.
+def check_rule(rule: str, ratios: Sequence[float]) -> Ratios:
+    """The ratios, after a look at them and at the rule.
 
     Raises:
-        DataError: if so.
+        DataError: if there is no such rule or the ratios are none.
     """
     if rule not in RULES:
         raise DataError(f"unknown split={rule}", expected=" | ".join(RULES), fix="choose one")
@@ -34,6 +35,8 @@ def check_rule(rule: str, ratios: Ratios) -> None:
             expected="three shares (train, validation, test) that add up to 1, train above 0",
             fix="e.g. ratios=[0.8,0.1,0.1]",
         )
+    train, valid, test = (float(ratio) for ratio in ratios)
+    return train, valid, test
 
 
 def ratio_labels(users: Int[np.ndarray, " n"], ratios: Ratios) -> Int8[np.ndarray, " n"]:

@@ -26,6 +26,7 @@ _KNOWN_NAMES = {
     "label": {"xlabel", "split"},
 }
 _LABELS = {0: "train", 1: "valid", 2: "test"}
+ROW = "#row"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Table:
         n_bad = int(bad.sum())
         if n_bad == 0:
             return self
-        first = self.frame.row(bad.arg_max(), named=True)
+        first = self.frame.row(bad.arg_true()[0], named=True)
         more = f" (and {n_bad - 1:,} more like it)" if n_bad > 1 else ""
         findings.problem(self.error(first["row"], found(first) + more, expected, fix))
         return replace(self, frame=self.frame.filter(~bad))
@@ -137,7 +138,7 @@ def read_text(path: Path) -> bytes:
 
 
 def read_columns(path: Path, *, has_header: bool = True) -> pl.DataFrame:
-    """A text table with every column as text, plus `row` from 0; blank lines are left out.
+    """A text table, every column as text, and the column `ROW` from 0; blank lines are left out.
 
     Tab separated if the first line holds a tab, else comma separated (then `"` quotes).
 
@@ -154,7 +155,7 @@ def read_columns(path: Path, *, has_header: bool = True) -> pl.DataFrame:
             separator=separator,
             quote_char=None if separator == "\t" else '"',
             infer_schema=False,
-            row_index_name="row",
+            row_index_name=ROW,
         )
     except pl.exceptions.PolarsError as error:
         n_fields = first_line.count(separator.encode()) + 1
@@ -168,17 +169,17 @@ def read_columns(path: Path, *, has_header: bool = True) -> pl.DataFrame:
                     fix="correct the line",
                 ) from None
         raise DataError(f"not a table ({error})", path=path, fix="write it again") from None
-    return frame.filter(~pl.all_horizontal(pl.exclude("row").is_null()))
+    return frame.filter(~pl.all_horizontal(pl.exclude(ROW).is_null()))
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """A parquet table, plus `row` from 0.
+    """A parquet table, and the column `ROW` from 0.
 
     Raises:
         DataError: if it cannot be read.
     """
     try:
-        return pl.read_parquet(path, row_index_name="row")
+        return pl.read_parquet(path, row_index_name=ROW)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -223,7 +224,7 @@ def read_table(path: Path, wanted: dict[str, str | None], findings: Findings) ->
     """
     is_text = path.suffix != ".parquet"
     raw = read_columns(path) if is_text else read_parquet(path)
-    headers = [column for column in raw.columns if column != "row"]
+    headers = [column for column in raw.columns if column != ROW]
     chosen = _choose_columns(path, headers, wanted)
     if raw.is_empty():
         raise DataError(
@@ -234,7 +235,7 @@ def read_table(path: Path, wanted: dict[str, str | None], findings: Findings) ->
             fix="write it again",
         )
     tokens = frozenset(role for role in ("user", "item") if chosen[role].lower().endswith(":token"))
-    frame = raw.select("row", **{role: pl.col(column) for role, column in chosen.items()})
+    frame = raw.select(row=ROW, **{role: pl.col(column) for role, column in chosen.items()})
     for role, dtype in frame.schema.items():
         if dtype.is_nested() or dtype == pl.Binary:
             raise DataError(
@@ -245,7 +246,7 @@ def read_table(path: Path, wanted: dict[str, str | None], findings: Findings) ->
         table = table.refuse(
             table.frame[role].is_null(),
             findings,
-            lambda _, role=role: f"no {role} id",
+            lambda row: "no user id" if row["user"] is None else "no item id",
             "an id in every row",
             "complete or remove the row",
         )

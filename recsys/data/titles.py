@@ -6,7 +6,7 @@ import polars as pl
 
 from core.data.checks import DataError
 from recsys.data.findings import Findings
-from recsys.data.tables import find_column, read_columns, read_parquet
+from recsys.data.tables import ROW, find_column, read_columns, read_parquet
 
 _ID_NAMES = {"itemid", "item", "iid"}
 _TITLE_NAMES = {"title", "itemtitle", "name", "itemname", "movietitle", "producttitle"}
@@ -26,7 +26,7 @@ def read_titles(folder: Path, item_ids: list[str], findings: Findings) -> list[s
     if path is None:
         return None
     frame = read_parquet(path) if path.suffix == ".parquet" else read_columns(path)
-    columns = [column for column in frame.columns if column != "row"]
+    columns = [column for column in frame.columns if column != ROW]
     item = find_column(path, columns, _ID_NAMES, "rename the others")
     title = find_column(path, columns, _TITLE_NAMES, "rename the others")
     if item is None:
