@@ -1,6 +1,8 @@
 """NumPy files: arrays of numbers, and the feature tables of the items."""
 
+import math
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import polars as pl
@@ -34,6 +36,8 @@ def read_array(path: Path, *, kinds: str, expected: str) -> np.ndarray:
             )
             shape, _, dtype = read_header(file)
             n_bytes = path.stat().st_size - file.tell()
+            if min(shape, default=0) < 0:
+                raise ValueError(shape)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})",
@@ -41,9 +45,9 @@ def read_array(path: Path, *, kinds: str, expected: str) -> np.ndarray:
             expected=expected,
             fix="check its name and its permissions",
         ) from None
-    except ValueError as error:
+    except (ValueError, SyntaxError, TokenError):
         raise DataError(
-            f"not a NumPy file, or cut off in its header ({error})",
+            "not a NumPy file, or damaged or cut off in its header",
             path=path,
             expected=f"a .npy file of {expected}",
             fix="write it with numpy.save, or copy it again",
@@ -55,7 +59,7 @@ def read_array(path: Path, *, kinds: str, expected: str) -> np.ndarray:
             expected=expected,
             fix="convert the array before numpy.save, e.g. array.astype('float32')",
         )
-    n_expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    n_expected = math.prod(shape) * dtype.itemsize
     if n_bytes < n_expected:
         raise DataError(
             f"truncated: {n_bytes:,} bytes of data for shape {shape}",

@@ -15,7 +15,7 @@ import polars as pl
 from jaxtyping import Float, Int, Int8
 
 from core.data.checks import DataError
-from recsys.data.tables import Table
+from recsys.data.tables import PARQUET_ERRORS, Table
 
 RULES = ("column", "ratio", "leave_one_out", "by_time")
 Ratios = tuple[float, float, float]
@@ -192,7 +192,7 @@ def _read_split(path: Path, digest: str, n: int) -> pl.Series:
     again = "delete the file to make a new split, or bring back the data it was made for"
     try:
         stored = pl.read_parquet(path, columns=["x_label", "digest"])
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *PARQUET_ERRORS) as error:
         raise DataError(
             f"not a readable split file ({str(error).splitlines()[0]})", path=path, fix=again
         ) from None

@@ -27,6 +27,8 @@ _KNOWN_NAMES = {
 }
 _LABELS = {0: "train", 1: "valid", 2: "test"}
 ROW = "#row"
+# Some damaged files make the reader panic, which is no Exception of Python.
+PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     """
     try:
         return pl.read_parquet(path, row_index_name=ROW)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *PARQUET_ERRORS) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"not a readable parquet file ({reason})", path=path, fix="write or copy it again"

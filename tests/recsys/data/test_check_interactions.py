@@ -118,6 +118,18 @@ BROKEN = {
         ["truncated: 70 bytes of data for shape (5, 4)", "80 bytes"],
     ),
     "truncated npy header": ("text_feat.npy", saved(FEATURES)[:20], None, ["cut off"]),
+    "damaged npy header": (
+        "image_feat.npy",
+        saved(FEATURES).replace(b"}", b"("),
+        None,
+        ["damaged or cut off"],
+    ),
+    "negative npy shape": (
+        "image_feat.npy",
+        saved(FEATURES).replace(b"(5, 4)", b"(-5,4)"),
+        None,
+        ["damaged or cut off"],
+    ),
     "empty npy": ("text_feat.npy", b"", None, ["not a NumPy file"]),
     "pickle": ("text_feat.npy", b"\x80\x04K\x01.", None, ["not a NumPy file"]),
     "mapping with a gap": ("i_id_mapping.csv", "a\t0\nb\t2\n", None, ["does not number the 2 ids"]),
