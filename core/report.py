@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from core.data.checks import DataError
@@ -72,7 +73,6 @@ figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
-caption { caption-side: top; }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap;
   border-bottom: 2px solid var(--line); }
 th, td { padding: .4rem 1rem .4rem 0; vertical-align: baseline; }
@@ -243,13 +243,7 @@ def plot_arms(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 0.34 * sum(rows) + 2.9), layout="constrained")
         figure.get_layout_engine().set(h_pad=0.09)  # type: ignore[call-arg,union-attr]
-        figure.suptitle(
-            _conclusion(method, baseline, metric, over_seeds, higher_is_better),
-            x=0.02,
-            ha="left",
-            fontsize=13,
-            fontweight="bold",
-        )
+        _title(figure, _conclusion(method, baseline, metric, over_seeds, higher_is_better))
         above, below = figure.subplots(2, 1, height_ratios=[n + 0.5 for n in rows])
 
         for row, (values, color) in enumerate(zip(arms.values(), colors, strict=True)):
@@ -307,7 +301,7 @@ def plot_training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> "Figu
     down = -(-len(panels) // across)
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "both", "axes.spines.left": True}):
         figure = Figure(figsize=(7.6, 2.5 * down + 0.4), layout="constrained")
-        figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
+        _title(figure, title)
         for position, (panel, curves) in enumerate(panels.items()):
             axes = figure.add_subplot(down, across, position + 1)
             # The legend lists the curves as they end, from the top down.
@@ -321,6 +315,11 @@ def plot_training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> "Figu
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.legend(fontsize=8.5)
     return figure
+
+
+def _title(figure: "Figure", text: str) -> None:
+    lines = fill(text, 66)  # as many bold letters as the figure is wide
+    figure.suptitle(lines, x=0.02, ha="left", fontsize=13, fontweight="bold")
 
 
 def _draw_row(
@@ -354,7 +353,7 @@ def _name_rows(axes: "Axes", names: Sequence[str], notes: Sequence[str]) -> None
 def _mark_zero(axes: "Axes", better_below: str, better_above: str) -> None:
     """The line of no difference in the middle, and who is better on its sides."""
     reach = max(abs(end) for end in axes.get_xlim())
-    axes.set_xlim(-reach, reach)
+    axes.set_xlim(-1.05 * reach, 1.05 * reach)
     axes.locator_params(axis="x", nbins=5)
     axes.axvline(0, color=_INK, linewidth=1.2, zorder=1)
     sides = ((-8, "right", f"← {better_below} better"), (8, "left", f"{better_above} better →"))

@@ -4,9 +4,9 @@ The protocol is the one of the multimodal recommender papers (BM3, FREEDOM, LATT
 MMRec toolbox): the user's training items get a score of -1e10, the best `max(topk)` items are
 compared with the held-out ones, metrics are computed per user and averaged over users.
 
-Ties: items of equal score are ordered as `torch.topk` leaves them, which is the same on every
-run of one machine but not defined by their ids. A model that must not depend on it (a popularity
-ranking, say) should make its scores distinct.
+Ties: items of equal score come in the order in which `torch.topk` finds them, the same on every run
+of one machine but not defined by their ids. A model with many ties (a popularity ranking, say)
+should make its scores distinct.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,8 @@ def full_ranking(
     """Rank all items for each user that has positives, by the dot product of the vectors.
 
     Runs on the device of the vectors, in blocks of users, so that memory is bounded by
-    block_size x items. Vectors below float32 are scored in float32, also under autocast.
+    block_size x items. Vectors below float32 are scored in float32, also under autocast; on CUDA
+    `torch.set_float32_matmul_precision` has its say in that.
 
     Args:
         user_vectors: (users, dim), row = user id.
@@ -178,25 +179,29 @@ def ranking_metrics(
     keys = (positive_rows * stride + positive_cols).sort().values
     wanted = torch.arange(rows, device=device)[:, None] * stride + ranked
     found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-    hits = (keys[found] == wanted).double()
+    hits = keys[found] == wanted
     n_positives = torch.bincount(positive_rows, minlength=rows)
 
-    rank = torch.arange(1, k + 1, device=device, dtype=torch.float64)
-    discount = 1 / torch.log2(torch.arange(2, max(topk) + 2, device=device, dtype=torch.float64))
-    n_hits = hits.cumsum(1)
-    dcg = (hits * discount[:k]).cumsum(1)
-    precisions = (hits * n_hits / rank).cumsum(1)
-    ideal = torch.nn.functional.pad(discount.cumsum(0), (1, 0))
+    rank = torch.arange(1, max(topk) + 1, dtype=torch.float64)
+    discount = 1 / torch.log2(rank + 1)
+    ideal = torch.nn.functional.pad(discount.cumsum(0), (1, 0)).to(device)
+    # Column j sums the first topk[j] ranks. The running count is one of integers: CUDA has no
+    # deterministic cumulative sum of floats.
+    rank, discount = rank[:k, None], discount[:k, None]
+    upto = (rank <= torch.tensor(topk)).double()
+    hit = hits.double()
+    n_hits = (hit @ upto.to(device)).unbind(1)
+    dcg = (hit @ (upto * discount).to(device)).unbind(1)
+    precisions = ((hit * hits.cumsum(1)) @ (upto / rank).to(device)).unbind(1)
 
     metrics = {}
-    for at in topk:
-        last = min(at, k) - 1
+    for column, at in enumerate(topk):
         reachable = n_positives.clamp(max=at)
-        metrics[f"recall@{at}"] = n_hits[:, last] / n_positives
-        metrics[f"precision@{at}"] = n_hits[:, last] / at
-        metrics[f"ndcg@{at}"] = dcg[:, last] / ideal[reachable]
-        metrics[f"map@{at}"] = precisions[:, last] / reachable
-        metrics[f"hit@{at}"] = (n_hits[:, last] > 0).double()
+        metrics[f"recall@{at}"] = n_hits[column] / n_positives
+        metrics[f"precision@{at}"] = n_hits[column] / at
+        metrics[f"ndcg@{at}"] = dcg[column] / ideal[reachable]
+        metrics[f"map@{at}"] = precisions[column] / reachable
+        metrics[f"hit@{at}"] = (n_hits[column] > 0).double()
     return metrics
 
 
