@@ -1,0 +1,270 @@
+"""The command of a domain: verbs first, Hydra overrides after them.
+
+Everything that answers `--help` and `systems` stays free of heavy imports.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+VERBS = {
+    "systems": "the table of methods: paper, modalities, baseline, what the comparison found",
+    "data demo": "write a realistic data set in the field's file formats: path=DIR",
+    "data check": "read every file and say what is wrong with it: data.path=DIR",
+    "train": "train, checkpoint and evaluate: system=NAME data.path=DIR",
+    "evaluate": "the field's protocol on a checkpoint: checkpoint=RUN",
+    "embed": "embeddings with ids: checkpoint=RUN out=FILE.parquet",
+    "search": "nearest neighbours: checkpoint=RUN query=KIND:ID k=10",
+    "compare": "a method against its paper's baseline on your data: compare NAME data.path=DIR",
+}
+
+
+def domain_command(domain: str) -> Callable[[], None]:
+    """Makes the command of a domain package that holds `conf/config.yaml`."""
+
+    def main() -> None:
+        arguments = sys.argv[1:]
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(help_text(domain))
+            return
+        verb, overrides = _split_verb(arguments)
+        if verb is None:
+            close = get_close_matches(" ".join(arguments[:2]), VERBS, n=1, cutoff=0.4)
+            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            _fail(f"{_program(domain)} has no verb {arguments[0]!r}{hint}: see --help")
+        elif verb == "systems":
+            print_systems([domain], overrides)
+        elif not list_systems(domain):
+            _fail(f"{_program(domain)} has no method yet")
+        elif "--help" in overrides or "-h" in overrides:
+            print(help_text(domain, verb))
+        else:
+            _run(domain, verb, overrides)
+
+    return main
+
+
+def _program(domain: str) -> str:
+    return domain.replace("_", "-")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _split_verb(arguments: list[str]) -> tuple[str | None, list[str]]:
+    # Processes that DDP starts are given the rewritten arguments, in which the verb is an override.
+    if arguments[0].startswith("verb="):
+        return arguments[0].removeprefix("verb=").replace("_", " "), arguments[1:]
+    for n in (1, 2):
+        verb, rest = " ".join(arguments[:n]), arguments[n:]
+        if verb == "compare" and rest and "=" not in rest[0] and not rest[0].startswith("-"):
+            return verb, [f"compare={rest[0]}", *rest[1:]]
+        if verb in VERBS:
+            return verb, rest
+    return None, arguments
+
+
+def conf_dir(package: str) -> Path:
+    """The folder of Hydra configs inside a package, found without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"the package {package!r} is not installed")
+    return Path(spec.submodule_search_locations[0]) / "conf"
+
+
+def list_systems(domain: str) -> list[dict[str, Any]]:
+    """The catalogue of a domain: the card of each `conf/system/*.yaml`.
+
+    With the baseline its comparison names, and the verdict where one has been measured.
+    """
+    import yaml
+
+    folder = conf_dir(domain)
+    systems = []
+    for file in sorted((folder / "system").glob("*.yaml")):
+        card = yaml.safe_load(file.read_text())["card"]
+        compare, evidence = (
+            folder / "compare" / f"{file.stem}.yaml",
+            folder / "compare" / f"{file.stem}.json",
+        )
+        baseline = (
+            yaml.safe_load(compare.read_text())["compare"]["baseline"]["system"]
+            if compare.exists()
+            else ""
+        )
+        verdict = json.loads(evidence.read_text())["summary"] if evidence.exists() else ""
+        systems.append(
+            {"domain": domain, "system": file.stem, **card, "baseline": baseline}
+            | {"evidence": verdict}
+        )
+    return systems
+
+
+def print_systems(domains: list[str], arguments: list[str]) -> None:
+    """Prints the catalogue as a table, with `--json` as JSON, with `--markdown` for the README."""
+    systems = [system for domain in domains for system in list_systems(domain)]
+    if "--json" in arguments:
+        print(json.dumps(systems, indent=1, ensure_ascii=False))
+        return
+    columns = ["system", "paper", "modalities", "baseline", "evidence"]
+    columns = ["domain", *columns] if len(domains) > 1 else columns
+    rows = [
+        [", ".join(v) if isinstance(v := system[c], list) else str(v) for c in columns]
+        for system in systems
+    ]
+    if "--markdown" in arguments:
+        lines = [columns, ["---"] * len(columns), *rows]
+        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        return
+    for domain in domains:
+        if not any(system["domain"] == domain for system in systems):
+            print(f"{_program(domain)} has no method yet")
+    if rows:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+
+
+def help_text(domain: str, verb: str | None = None) -> str:
+    """What `--help` prints: verbs, config groups with their options, where defaults are."""
+    program = _program(domain)
+    width = max(map(len, VERBS))
+    shown = {verb: VERBS[verb]} if verb else VERBS
+    lines = [f"usage: {program} VERB [KEY=VALUE ...] [--multirun] [--cfg job]", "", "verbs"]
+    lines += [f"  {name:{width}}  {text}" for name, text in shown.items()]
+    groups: dict[str, list[str]] = {}
+    for folder in (conf_dir(domain), conf_dir("core")):
+        for file in sorted(folder.glob("*/*.yaml")):
+            groups.setdefault(file.parent.name, []).append(file.stem)
+    if groups:
+        lines += ["", "config groups (GROUP=OPTION chooses, GROUP.KEY=VALUE changes a value)"]
+        lines += [f"  {name:{width}}  {', '.join(groups[name])}" for name in sorted(groups)]
+    base = (conf_dir("core") / "base.yaml").read_text()
+    keys = base.split("_self_\n", 1)[1].split("\nhydra:", 1)[0].strip()
+    lines += ["", "keys of the verbs", *(f"  {line}" for line in keys.splitlines()[1:])]
+    lines += [
+        "",
+        f"  {program} train --cfg job          every value that a run would use",
+        f"  {program} train --multirun seed=0,1,2   one run a value",
+    ]
+    return "\n".join(lines)
+
+
+def _run(domain: str, verb: str, overrides: list[str]) -> None:
+    """Composes the config with Hydra and runs the verb; bad input ends in one message, exit 2."""
+    import hydra
+    from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from core.data.checks import DataError
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # the messages below replace Hydra's
+
+    def run_verb(config: DictConfig) -> None:
+        if verb == "data demo":
+            from core.data.verbs import data_demo as run
+        elif verb == "data check":
+            from core.data.verbs import data_check as run
+        else:
+            from core.verbs import run
+        run(config)
+
+    try:
+        if verb == "train":
+            overrides = _resume_in_place(domain, overrides)
+            if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "hydra.run.dir" not in str(overrides):
+                # The tasks of a job start at different seconds and must share one folder.
+                job = f"slurm-{os.environ['SLURM_JOB_ID']}"
+                folder = "runs/${domain}/${hydra:runtime.choices.system}"
+                overrides = [*overrides, f"hydra.run.dir={folder}/{job}"]
+        elif verb == "compare":
+            if not any(override.startswith("compare=") for override in overrides):
+                _fail(f"name the method to compare: {_program(domain)} compare NAME")
+            if not any(override.startswith(("data=", "data.path=")) for override in overrides):
+                overrides = ["data=demo", *overrides]
+            overrides = [*overrides, "hydra.run.dir=."]
+        else:
+            overrides = [*overrides, "hydra.run.dir=."]
+        sys.argv = [sys.argv[0], f"verb={verb.replace(' ', '_')}", *overrides]
+        hydra.main(version_base="1.3", config_path=f"pkg://{domain}.conf", config_name="config")(
+            run_verb
+        )()
+    except DataError as error:
+        _fail(str(error))
+    except (ConfigCompositionException, OverrideParseException, OmegaConfBaseException) as error:
+        _fail(_explain(domain, error))
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(cause, DataError):
+            _fail(str(cause))
+        raise
+    except KeyboardInterrupt:
+        print("\ninterrupted; `train resume=last` goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
+    """Makes a resumed run go on in its own folder: `resume=last` becomes that run."""
+    from core.data.checks import DataError
+
+    given = dict(o.split("=", 1) for o in overrides if "=" in o)
+    resume = given.get("resume")
+    if resume is None or resume == "null":
+        return overrides
+    if resume == "last":
+        pattern = f"runs/{domain}/{given.get('system', '*')}/*/checkpoints/last.ckpt"
+        found = sorted(Path().glob(pattern), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise DataError(
+                f"nothing to resume: no {pattern}", fix="train first, or name a folder: resume=DIR"
+            )
+        folder = found[-1].parent.parent
+    else:
+        path = Path(resume)
+        folder = path.parent.parent if path.is_file() else path
+        if not (folder / "config.yaml").is_file():
+            raise DataError(
+                "not the folder of a run", path=path, expected="config.yaml and checkpoints/"
+            )
+    kept = [override for override in overrides if not override.startswith("resume=")]
+    return [*kept, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+
+
+def _explain(domain: str, error: Exception) -> str:
+    """Hydra's message about a config, with the nearest key that exists."""
+    from omegaconf import OmegaConf
+
+    message = str(error).splitlines()[0]
+    cause = error.__cause__
+    if cause is not None and str(cause):
+        message = str(cause).splitlines()[0]
+    key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
+    if not key:
+        return message
+    known: set[str] = set()
+    for folder in (conf_dir(domain), conf_dir("core")):
+        for file in folder.rglob("*.yaml"):
+            config: Any = OmegaConf.load(file)
+            group = file.parent.name
+            for name in config:
+                known.add(f"{name}")
+                node = OmegaConf.select(config, name, throw_on_missing=False)
+                if hasattr(node, "keys"):
+                    known.update(f"{name}.{k}" for k in node)
+                if group != "conf":
+                    known.add(f"{group}.{name}")
+    close = get_close_matches(key, known, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"no config key {key!r}{hint} (--cfg job shows every key)"

@@ -1,0 +1,100 @@
+"""Large files: workers decode, a side stream copies, the device prepares the whole batch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.data.order import EpochOrder
+
+Batch = dict[str, Tensor]
+
+
+class DeviceLoader:
+    """Decoded samples in the file's own dtype in, prepared batches on the device out.
+
+    Workers only decode. Their batches are pinned and copied on a side CUDA stream one batch ahead
+    of the training; `prepare` casts, normalises and augments whole batches on the device. Without
+    CUDA the same code runs on the CPU.
+
+    Args:
+        dataset: map-style; a sample is a dict of tensors in the file's dtype.
+        batch_size: rows of a batch over all processes.
+        device: where the batches go.
+        seed: of the order.
+        prepare: batched torch operations on the device.
+        workers: decoding processes; 0 decodes in this one.
+        rank: number of this process.
+        world_size: processes that share a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Batch],
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        prepare: Callable[[Batch], Batch] | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset, self.device, self.prepare, self.workers = dataset, device, prepare, workers
+        n_rows = len(dataset)  # type: ignore[arg-type]
+        self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that are left of the current epoch."""
+        rows = self.order.permutation(self.order.generator()).tolist()
+        # Workers run ahead, so the place is counted when a batch is given, not when it is asked for.
+        start = self.order.batches_given
+        shares = [rows[share] for share in self.order.shares()]
+        self.order.batches_given = start
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=shares,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch in self._copied_ahead(loader):
+            self.order.batches_given += 1
+            yield self.prepare(batch) if self.prepare else batch
+
+    def _copied_ahead(self, loader: DataLoader[Any]) -> Iterator[Batch]:
+        if self.device.type != "cuda":
+            for batch in loader:
+                yield {name: tensor.to(self.device) for name, tensor in batch.items()}
+            return
+        side = torch.cuda.Stream(self.device)
+        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        for host in loader:
+            with torch.cuda.stream(side):
+                copied = {k: v.to(self.device, non_blocking=True) for k, v in host.items()}
+                event = torch.cuda.Event()
+                event.record(side)
+            if ahead is not None:
+                yield self._arrived(*ahead)
+            ahead = copied, event
+        if ahead is not None:
+            yield self._arrived(*ahead)
+
+    def _arrived(self, batch: Batch, event: torch.cuda.Event) -> Batch:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(event)
+        for tensor in batch.values():
+            tensor.record_stream(stream)
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training."""
+        return self.order.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a saved place."""
+        self.order.load_state_dict(state)

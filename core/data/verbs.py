@@ -1,0 +1,36 @@
+"""The verbs `data demo` and `data check`; they import no trainer, so they start fast."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from core.build import build
+from core.data.checks import CheckReport, DataError
+from core.report import print_table
+
+
+def data_demo(config: DictConfig) -> None:
+    """Writes the domain's demo data set."""
+    if config.path is None:
+        raise DataError("where to?", fix="give path=DIR")
+    build(config.demo, path=config.path)
+    files = sorted(Path(config.path).iterdir())
+    rows = [{"file": str(f), "KiB": f"{f.stat().st_size / 1024:.0f}"} for f in files if f.is_file()]
+    print_table(rows, "demo data")
+
+
+def data_check(config: DictConfig) -> None:
+    """Reports on the data; exit 1 if anything is unusable."""
+    if OmegaConf.is_missing(config.data, "path"):
+        raise DataError("no data to check", fix="give data.path=DIR")
+    arguments = {k: v for k, v in config.data.items() if k != "_target_"}
+    report: CheckReport = build(config.check, **arguments)
+    print_table([{"": k, "found": str(v)} for k, v in report.facts.items()], str(config.data.path))
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    n = len(report.problems)
+    print("the data are usable" if n == 0 else f"{n} problem{'s' if n > 1 else ''}")
+    if n:
+        raise SystemExit(1)

@@ -1,0 +1,159 @@
+"""fit: one training run, from prepared data to checkpoints."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from core.trainers.callbacks import EpochLines, StopOnNaN, Validate
+from core.trainers.checkpointing import Checkpoints
+from core.trainers.system import System
+from core.trainers.task import Data, Task
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run left behind.
+
+    Attributes:
+        checkpoint: the best by validation, or the last where there is no validation split.
+        monitor: the metric that chose it, None where there is no validation split.
+        best_score: its value there.
+        best_epoch: the epoch it is of, counted from 0.
+        epochs: epochs trained in all, before a resume included.
+        seconds: wall time of this call.
+        is_main_process: whether this process is the one that goes on to evaluate and to write.
+    """
+
+    checkpoint: Path
+    monitor: str | None
+    best_score: float | None
+    best_epoch: int
+    epochs: int
+    seconds: float
+    is_main_process: bool
+
+
+def fit(
+    system: System,
+    data: Data,
+    task: Task,
+    run_dir: Path,
+    *,
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+    schedule: Callable[[Optimizer, int], LRScheduler],
+    loggers: list[Logger],
+    config: dict[str, Any],
+    seed: int = 0,
+    resume: Path | None = None,
+    progress: bool = True,
+    max_epochs: int = 100,
+    batch_size_global: int = 2048,
+    validate_every: int = 1,
+    patience: int | None = None,
+    checkpoint_every_n_steps: int | None = None,
+    accumulate: int = 1,
+    gradient_clip: float | None = None,
+    precision: str | None = None,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    log_every_n_steps: int = 10,
+) -> Fit:
+    """Trains a system on the training split and keeps the checkpoint with the best validation.
+
+    Args:
+        system: freshly built; `prepare` is called here unless the run resumes.
+        data: all splits; the test split is dropped before anything else happens.
+        task: the field's loader and validation.
+        run_dir: gets `checkpoints/`.
+        optimizer: parameter groups -> optimizer.
+        schedule: (optimizer, total steps) -> learning-rate schedule.
+        loggers: Lightning loggers.
+        config: plain values written into the checkpoints; its `system` node rebuilds the system.
+        seed: of the data order.
+        resume: a checkpoint to go on from exactly.
+        progress: whether to show progress.
+        max_epochs: passes over the training split, at most.
+        batch_size_global: rows of one optimizer step over all processes and accumulated passes.
+        validate_every: epochs between validations.
+        patience: validations without improvement before stopping; None never stops early.
+        checkpoint_every_n_steps: also write `last.ckpt` inside epochs.
+        accumulate: forward and backward passes of one optimizer step.
+        gradient_clip: largest norm of the gradient.
+        precision: Lightning's name; None is bf16-mixed on CUDA and float32 elsewhere.
+        accelerator: Lightning's name: auto, cpu, cuda, mps.
+        devices: processes on this machine, one a device.
+        num_nodes: machines.
+        strategy: Lightning's name: auto, ddp, fsdp.
+        log_every_n_steps: optimizer steps between logged training terms.
+
+    Raises:
+        DataError: the loss is no longer finite.
+    """
+    data = data.without_test()
+    if precision is None:
+        on_cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+        precision = "bf16-mixed" if on_cuda else "32-true"
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=max_epochs,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=gradient_clip,
+        log_every_n_steps=log_every_n_steps,
+        logger=loggers,
+        default_root_dir=run_dir,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    data = data.to(trainer.strategy.root_device)
+    if resume is None:
+        system.prepare(data)
+    system.make_optimizer, system.make_schedule = optimizer, schedule
+    loader = task.train_loader(
+        system, data, batch_size_global // accumulate, seed, trainer.global_rank, trainer.world_size
+    )
+    validation = Validate(task, data, validate_every) if task.has_split(data, "valid") else None
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", loader, config, validation, patience, checkpoint_every_n_steps
+    )
+    # Validation comes first and checkpoints last: each reads what the one before it found.
+    callbacks = [validation] if validation else []
+    callbacks += [StopOnNaN(), *_progress(progress), checkpoints]
+    trainer.callbacks.extend(callbacks)
+
+    start = time.perf_counter()
+    trainer.fit(system, loader, ckpt_path=resume, weights_only=True)
+    best = run_dir / "checkpoints" / "best.ckpt"
+    return Fit(
+        checkpoint=best if best.exists() else run_dir / "checkpoints" / "last.ckpt",
+        monitor=checkpoints.monitor,
+        best_score=checkpoints.best_score,
+        best_epoch=checkpoints.best_epoch,
+        epochs=trainer.current_epoch,
+        seconds=time.perf_counter() - start,
+        is_main_process=trainer.is_global_zero,
+    )
+
+
+def _progress(show: bool) -> list[Callback]:
+    if not show:
+        return []
+    return [RichProgressBar(leave=False)] if sys.stdout.isatty() else [EpochLines()]

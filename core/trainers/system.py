@@ -1,0 +1,78 @@
+"""System: what every method is to the trainer, to the evaluation and to the hub."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from core.trainers.schedules import constant
+
+Batch = dict[str, Tensor]
+
+
+class System(LightningModule, PyTorchModelHubMixin):
+    """The base of all methods: an objective to minimise and embeddings to use.
+
+    A method defines `objective` and `embed`, and `prepare` when it keeps something of the training
+    data. Constructor arguments must be plain values (numbers, strings, lists, dicts): with them and
+    the weights a system is rebuilt by `from_pretrained` and from any checkpoint.
+
+    Attributes:
+        make_optimizer: parameter groups -> optimizer.
+        make_schedule: (optimizer, total steps) -> learning-rate schedule, stepped every step.
+    """
+
+    make_optimizer: Callable[[list[dict[str, Any]]], Optimizer] = partial(
+        torch.optim.AdamW, lr=1e-3, weight_decay=0.0
+    )
+    make_schedule: Callable[[Optimizer, int], LRScheduler] = staticmethod(constant)
+
+    def prepare(self, data: Any) -> None:  # noqa: ANN401 - each domain has its own data class
+        """Keeps what the method needs of the training data; called once, before training."""
+
+    def objective(self, batch: Batch) -> dict[str, Tensor]:
+        """The named terms of the objective, each a scalar; `"loss"` is what is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its objective")
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> (B, D) float32, plus `"joint"` where the method fuses them.
+
+        Without dropout or augmentation; of unit length only if the method says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of Lightning's loop: logs every term of the objective."""
+        terms = self.objective(batch)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
+        return terms["loss"]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Two groups: weights that decay; norms, biases and embeddings, which do not."""
+        exempt = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+        decay, no_decay = [], []
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                stays = isinstance(module, exempt) or name == "bias" or parameter.ndim < 2
+                (no_decay if stays else decay).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer of the config over `parameter_groups`, its schedule stepped every step."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_schedule(optimizer, total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,280 @@
+"""What each verb of a domain's command does, given the composed config."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from core.build import build
+from core.checkpoints import find_checkpoint, load_system
+from core.data.checks import DataError
+from core.distributed import broadcast_object
+from core.evaluation.evaluation import Evaluation
+from core.evaluation.statistics import bootstrap_mean
+from core.report import print_table
+from core.trainers import Data, Fit, System, Task, fit
+
+_NOT_OF_THE_RUN = ("verb", "resume", "checkpoint", "split", "out", "query", "k", "path", "seeds", "tune")
+
+
+def run(config: DictConfig) -> None:
+    """Runs the verb that the config names."""
+    # The variance of a run must not hide in the hardware's choice of kernels.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    verbs = {
+        "train": train,
+        "evaluate": evaluate,
+        "embed": embed,
+        "search": search,
+        "compare": compare,
+    }
+    verbs[config.verb](config)
+
+
+def train(config: DictConfig) -> None:
+    """Trains, or goes on training, in the run's folder; then evaluates the best checkpoint."""
+    run_dir = _shared_run_dir()
+    resume = None
+    if config.resume is not None:
+        resume = run_dir / "checkpoints" / "last.ckpt"
+        if Path(config.resume).is_file():
+            resume = Path(config.resume)
+        if not resume.is_file():
+            raise DataError("nothing to resume", path=resume, expected="a checkpoint")
+        config = with_overrides(OmegaConf.load(run_dir / "config.yaml"), config)  # type: ignore[arg-type]
+    print(f"{'resuming' if resume else 'run'} {os.path.relpath(run_dir)}", flush=True)
+    data = read_data(config)
+    result = train_run(config, data, run_dir, resume)
+    if not result.is_main_process:
+        return
+    metrics: dict[str, float] = {}
+    for split in ("valid", "test"):
+        if build(config.task).has_split(data, split):
+            evaluation = evaluate_checkpoint(result.checkpoint, data, split, config)[0]
+            metrics |= {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
+            print_metrics(evaluation, f"{split} of {os.path.relpath(result.checkpoint)}")
+    record = {
+        "chosen_by": result.monitor,
+        "best_epoch": result.best_epoch + 1,
+        "epochs": result.epochs,
+        "train_seconds": round(result.seconds, 2),
+    }
+    write_json(run_dir / "metrics.json", metrics | record)
+    print(f"wrote {os.path.relpath(run_dir / 'metrics.json')}")
+
+
+def train_run(
+    config: DictConfig,
+    data: Data,
+    run_dir: Path,
+    resume: Path | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Builds the system of a config and trains it in `run_dir`, which gets a record of the run."""
+    task: Task = build(config.task)
+    plain = saved_config(config)
+    seed_everything(config.seed, verbose=False)
+    system: System = build(config.system, **task.system_arguments(data))
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if resume is None:
+        OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
+        write_json(run_dir / "environment.json", environment() | {"data": data.digest()})
+        task.keep_reading(data, run_dir)
+    return fit(
+        system,
+        data,
+        task,
+        run_dir,
+        optimizer=build(config.optimizer),
+        schedule=build(config.schedule),
+        loggers=[build(logger)(run_dir) for logger in config.logger.values()],
+        config=plain,
+        seed=config.seed,
+        resume=resume,
+        progress=progress,
+        **config.trainer,
+    )
+
+
+def read_data(config: DictConfig, **reading: str) -> Data:
+    """Reads the data of a config; the demo data are written first where they are missing.
+
+    Raises:
+        DataError: no path was given, or what lies there cannot be used.
+    """
+    if OmegaConf.is_missing(config.data, "path"):
+        raise DataError("no data", fix="give data.path=DIR, or data=demo for generated data")
+    choice = HydraConfig.get().runtime.choices.get("data")
+    if choice == "demo" and not Path(config.data.path).exists():
+        build(config.demo, path=config.data.path)
+    data: Data = build(config.data, **reading)
+    return data
+
+
+def evaluate(config: DictConfig) -> None:
+    """The field's protocol on a checkpoint, as a table and as `metrics.json` of its run."""
+    checkpoint = _checkpoint_of(config)
+    config, data = _data_of_checkpoint(config, checkpoint)
+    evaluation, choice = evaluate_checkpoint(checkpoint, data, config.split, config)
+    print_metrics(evaluation, f"{config.split} of {checkpoint}")
+    chosen = f"epoch {choice['epoch'] + 1}"
+    if choice["monitor"]:
+        chosen += (
+            f"; the best was chosen by {choice['monitor']} = {choice['best_score']:.4f} "
+            f"at epoch {choice['best_epoch'] + 1}"
+        )
+    print(f"checkpoint: {chosen}")
+    file = run_dir_of(checkpoint) / "metrics.json"
+    metrics = json.loads(file.read_text()) if file.exists() else {}
+    metrics |= {f"{config.split}/{name}": value for name, value in evaluation.metrics.items()}
+    metrics |= {"checkpoint": str(checkpoint), "chosen_by": choice["monitor"]}
+    write_json(file, metrics)
+    print(f"wrote {file}")
+
+
+def embed(config: DictConfig) -> None:
+    """Writes all embeddings with their ids to a Parquet file."""
+    if config.out is None:
+        raise DataError("where to?", fix="give out=FILE.parquet")
+    out = Path(config.out)
+    checkpoint = _checkpoint_of(config)
+    config, data = _data_of_checkpoint(config, checkpoint)
+    system, task = load_system(checkpoint)[0].to(_device(config)), build(config.task)
+    table = task.embed(system, data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.write_parquet(out)
+    counts = table.group_by("kind", maintain_order=True).len()
+    rows = [
+        {"kind": kind, "rows": n, "width": len(table.row(by_predicate=None, index=0)[2])}
+        for kind, n in counts.iter_rows()
+    ]
+    print_table(rows, f"{out}: columns kind, id, embedding")
+
+
+def search(config: DictConfig) -> None:
+    """Prints the nearest neighbours of a query."""
+    if config.query is None:
+        raise DataError("what for?", fix="give query=KIND:ID")
+    checkpoint = _checkpoint_of(config)
+    config, data = _data_of_checkpoint(config, checkpoint)
+    system, task = load_system(checkpoint)[0].to(_device(config)), build(config.task)
+    print_table(task.search(system, data, str(config.query), config.k), f"{config.query}")
+
+
+def compare(config: DictConfig) -> None:
+    """The method against its paper's baseline: see core.compare."""
+    from core.compare import compare as run_comparison
+
+    run_comparison(config)
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, data: Data, split: str, config: DictConfig
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluates a checkpoint on the device of the config; also returns what chose it."""
+    system, _, choice = load_system(checkpoint)
+    device = _device(config)
+    task: Task = build(config.task)
+    return task.evaluate(system.to(device), data.to(device), split), choice
+
+
+def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
+    """A saved config with what this command line sets; its system stays what it was."""
+    saved = saved.copy()
+    for text in HydraConfig.get().overrides.task:
+        key = OverridesParser.create().parse_override(text).key_or_group.split("@")[0]
+        if key == "system" and saved.system._target_ != config.system._target_:
+            raise DataError(f"{text}: the checkpoint is of {saved.system._target_}")
+        if key in _NOT_OF_THE_RUN or key in ("system", "compare"):
+            continue
+        key = key.replace("/", ".")
+        OmegaConf.update(saved, key, OmegaConf.select(config, key), force_add=True)
+    with open_dict(saved):
+        for key in _NOT_OF_THE_RUN:
+            saved[key] = config[key]
+    return saved
+
+
+def saved_config(config: DictConfig) -> dict[str, Any]:
+    """The config of a run as plain values, without what only this command was asked."""
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return {k: v for k, v in plain.items() if k not in (*_NOT_OF_THE_RUN, "compare")}
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record of a run."""
+    packages = ("consilience", "torch", "lightning", "numpy")
+    record = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    record["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return record | ({"git": git.stdout.strip()} if git.returncode == 0 else {})
+
+
+def print_metrics(evaluation: Evaluation, title: str) -> None:
+    """A table: a row a K or metric, with the interval over the test units."""
+    rows = []
+    for name, value in evaluation.metrics.items():
+        row = {"metric": name, "value": f"{value:.4f}"}
+        if name in evaluation.per_unit:
+            interval = bootstrap_mean(evaluation.per_unit[name])
+            row[f"95 % over {evaluation.unit}s"] = f"{interval.low:.4f} to {interval.high:.4f}"
+        rows.append(row)
+    print_table(rows, title)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file in one step."""
+    temporary = file.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, file)
+
+
+def run_dir_of(checkpoint: Path) -> Path:
+    """The folder of the run that wrote a checkpoint."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _shared_run_dir() -> Path:
+    """Hydra's folder of this run; processes that torchrun started take that of the first."""
+    own = Path(HydraConfig.get().runtime.output_dir)
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return own
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    shared = broadcast_object(own)
+    if shared != own and own.is_dir() and not any(own.iterdir()):
+        own.rmdir()
+    return shared
+
+
+def _checkpoint_of(config: DictConfig) -> Path:
+    if config.checkpoint is None:
+        raise DataError("no checkpoint", fix="give checkpoint=RUN, a run folder or a .ckpt file")
+    return find_checkpoint(config.checkpoint)
+
+
+def _data_of_checkpoint(config: DictConfig, checkpoint: Path) -> tuple[DictConfig, Data]:
+    saved = OmegaConf.create(load_system(checkpoint)[1])
+    config = with_overrides(saved, config)
+    reading = build(config.task).reading(run_dir_of(checkpoint))
+    return config, read_data(config, **reading).to(_device(config))
+
+
+def _device(config: DictConfig) -> torch.device:
+    accelerator = config.trainer.accelerator
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

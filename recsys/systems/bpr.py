@@ -1,0 +1,62 @@
+"""BPR-MF: matrix factorisation with Bayesian personalised ranking (UAI 2009, arXiv 1205.2618)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.distributed import global_mean
+from core.losses import bpr
+from recsys.systems.recommender import Recommender
+
+
+class BPR(Recommender):
+    """Users and items as vectors; an item that was taken scores above one that was not.
+
+    Args:
+        n_users: number of users.
+        n_items: number of items.
+        n_interactions: number of training pairs.
+        feature_dims: not used.
+        dim: width of the embeddings.
+        reg_weight: weight of half the squared norms of the batch's embeddings, a pair.
+    """
+
+    needs_negatives = True
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        n_interactions: int,
+        feature_dims: dict[str, int],
+        dim: int = 64,
+        reg_weight: float = 1e-4,
+    ) -> None:
+        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        self.reg_weight = reg_weight
+        self.user_embedding = nn.Embedding(n_users, dim)
+        self.item_embedding = nn.Embedding(n_items, dim)
+        nn.init.normal_(self.user_embedding.weight, std=0.1)
+        nn.init.normal_(self.item_embedding.weight, std=0.1)
+
+    def objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """BPR of the pairs against their sampled negatives, plus the penalty of their vectors."""
+        users = self.user_embedding(batch["user"])
+        positives = self.item_embedding(batch["item"])
+        negatives = self.item_embedding(batch["negative"])
+        ranking = bpr((users * positives).sum(1), (users * negatives).sum(1))
+        penalty = squared_norms(users, positives, negatives)
+        return {
+            "loss": ranking + self.reg_weight * penalty,
+            "bpr": ranking,
+            "penalty": penalty,
+        }
+
+    def tables(self) -> dict[str, Float[Tensor, "n dim"]]:
+        """The two embedding tables."""
+        return {"user": self.user_embedding.weight, "item": self.item_embedding.weight}
+
+
+def squared_norms(*embeddings: Float[Tensor, "batch dim"]) -> Tensor:
+    """Mean over the rows of half the squared norm of all their embeddings together."""
+    return global_mean(0.5 * torch.stack([e.square().sum(1) for e in embeddings]).sum(0))

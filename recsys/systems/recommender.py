@@ -1,0 +1,69 @@
+"""What the recommenders share: their sizes, the training graph, and how they are asked."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from core.encoders.graph import normalized_adjacency
+from core.trainers import System
+from recsys.data.interactions import Interactions
+
+
+class Recommender(System):
+    """A system whose score of a user and an item is the dot product of their embeddings.
+
+    The training pairs travel with the weights, so a checkpoint ranks without the training files.
+
+    Args:
+        n_users: number of users.
+        n_items: number of items.
+        n_interactions: number of training pairs.
+        feature_dims: modality -> width of the items' raw features.
+
+    Attributes:
+        needs_negatives: whether a batch must bring a sampled `negative` item for every pair.
+    """
+
+    needs_negatives = False
+
+    def __init__(
+        self, n_users: int, n_items: int, n_interactions: int, feature_dims: dict[str, int]
+    ) -> None:
+        super().__init__()
+        self.n_users, self.n_items, self.feature_dims = n_users, n_items, dict(feature_dims)
+        self.train_pairs: Tensor
+        self.register_buffer("train_pairs", torch.zeros(2, n_interactions, dtype=torch.int32))
+        self._adjacency: Tensor | None = None
+
+    def prepare(self, data: Interactions) -> None:
+        """Copies the training pairs."""
+        self.train_pairs.copy_(data.train)
+        self._adjacency = None
+
+    def adjacency(self) -> Float[Tensor, "nodes nodes"]:
+        """The normalised training graph on the system's device, built at its first use."""
+        if self._adjacency is None or self._adjacency.device != self.train_pairs.device:
+            users, items = self.train_pairs
+            self._adjacency = normalized_adjacency(users, items, self.n_users, self.n_items)
+        return self._adjacency
+
+    def load_state_dict(self, *args: object, **kwargs: object) -> object:
+        """Loads weights and training pairs, and forgets the graph of the old pairs."""
+        self._adjacency = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def embed(self, batch: dict[str, Int64[Tensor, "n"]]) -> dict[str, Float[Tensor, "n dim"]]:
+        """Embeddings of the ids in `batch["user"]` and `batch["item"]`, whose dot product ranks.
+
+        Some methods add the modalities of the items, in the same space.
+        """
+        tables = self.tables()
+        found = {"user": tables["user"].index_select(0, batch["user"])} if "user" in batch else {}
+        if "item" in batch:
+            of_items = {name: table for name, table in tables.items() if name != "user"}
+            found |= {k: table.index_select(0, batch["item"]) for k, table in of_items.items()}
+        return {name: vectors.float() for name, vectors in found.items()}
+
+    def tables(self) -> dict[str, Float[Tensor, "n dim"]]:
+        """The embeddings of all users (`user`), of all items (`item`), and of their modalities."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")

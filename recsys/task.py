@@ -1,0 +1,206 @@
+"""Top-K recommendation: how recommenders are trained on, evaluated, embedded and searched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from core.data.checks import DataError
+from core.data.resident import ResidentLoader
+from core.evaluation.evaluation import Evaluation
+from core.evaluation.ranking import full_ranking
+from recsys.data.ids import save_id_mapping
+from recsys.data.interactions import Interactions, Split
+from recsys.systems.recommender import Recommender
+
+MAPPING = "ids.json"
+
+
+class TopKRecommendation:
+    """Full ranking of all items for every held-out user, training items masked.
+
+    Args:
+        topk: the K of recall, ndcg, precision, map and hit.
+        monitor: the metric that chooses checkpoints and configurations.
+    """
+
+    def __init__(
+        self, topk: Sequence[int] = (5, 10, 20, 50), monitor: str = "recall@20"
+    ) -> None:
+        self.topk, self.monitor = tuple(topk), monitor
+
+    def system_arguments(self, data: Interactions) -> dict[str, Any]:
+        """The sizes that a recommender is built with."""
+        return {
+            "n_users": data.n_users,
+            "n_items": data.n_items,
+            "n_interactions": data.n_interactions,
+            "feature_dims": data.feature_dims,
+        }
+
+    def train_loader(
+        self,
+        system: Recommender,
+        data: Interactions,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> ResidentLoader:
+        """Batches of `user`, `item` and, for methods that need it, `negative`; each (B,) int64."""
+        columns = {"user": data.train[0].contiguous(), "item": data.train[1].contiguous()}
+        sampler = NegativeSampler(data.train, data.n_items) if system.needs_negatives else None
+        return ResidentLoader(columns, batch_size, seed, rank, world_size, draw=sampler)
+
+    def has_split(self, data: Interactions, split: Split) -> bool:
+        """Whether the split has any interactions."""
+        return data.positives(split).shape[1] > 0
+
+    def evaluate(self, system: Recommender, data: Interactions, split: Split) -> Evaluation:
+        """Full ranking on a split, with the values of every user.
+
+        Raises:
+            DataError: the split is empty, or the system was trained on other users or items.
+        """
+        if not self.has_split(data, split):
+            raise DataError(
+                f"the {split} split has no interactions",
+                fix="choose another split=, or let data.split=ratio make one",
+            )
+        tables = _embed_all(system, data)
+        ranking = full_ranking(
+            tables["user"], tables["item"], data.train, data.positives(split), self.topk
+        )
+        return Evaluation(
+            ranking.metrics,
+            unit="user",
+            unit_ids=ranking.users.cpu().numpy(),
+            per_unit={name: values.cpu().numpy() for name, values in ranking.per_user.items()},
+        )
+
+    def embed(self, system: Recommender, data: Interactions) -> pl.DataFrame:
+        """All users, items and modalities of items: `kind`, `id` as in the files, `embedding`."""
+        frames = []
+        for kind, vectors in _embed_all(system, data).items():
+            ids = data.user_ids if kind == "user" else data.item_ids
+            frames.append(
+                pl.DataFrame(
+                    {"kind": [kind] * len(ids), "id": ids, "embedding": vectors.cpu().numpy()},
+                    schema={
+                        "kind": pl.String,
+                        "id": pl.String,
+                        "embedding": pl.Array(pl.Float32, vectors.shape[1]),
+                    },
+                ).with_columns(pl.col("embedding").arr.to_list())
+            )
+        return pl.concat(frames)
+
+    def search(
+        self, system: Recommender, data: Interactions, query: str, k: int
+    ) -> list[dict[str, Any]]:
+        """The best items for `user:ID` (not yet taken), or those nearest to `item:ID`.
+
+        `image:ID` or `text:ID` look among the items with that modality of an item.
+
+        Raises:
+            DataError: the query names nothing that is there.
+        """
+        tables = _embed_all(system, data)
+        kind, _, name = query.partition(":")
+        if kind not in tables or not name:
+            raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in tables))
+        ids = data.user_ids if kind == "user" else data.item_ids
+        if name not in ids:
+            raise DataError(
+                f"query={query}: no such id in the data",
+                expected=f"one of {len(ids)} ids such as {', '.join(ids[:3])}",
+            )
+        number = ids.index(name)
+        if kind == "user":
+            scores = tables["item"] @ tables["user"][number]
+            scores[data.train[1][data.train[0] == number]] = -torch.inf
+        else:
+            scores = normalize(tables["item"], dim=1) @ normalize(tables[kind][number], dim=0)
+            scores[number] = -torch.inf
+        best = scores.topk(min(k, len(scores)))
+        rows = []
+        for rank, (score, item) in enumerate(
+            zip(best.values.tolist(), best.indices.tolist(), strict=True), start=1
+        ):
+            if score == -torch.inf:
+                break
+            row: dict[str, Any] = {"rank": rank, "item": data.item_ids[item], "score": score}
+            rows.append(row | ({"title": data.titles[item]} if data.titles else {}))
+        return rows
+
+    def keep_reading(self, data: Interactions, run_dir: Path) -> None:
+        """Writes which id is which row, so that other files are read with the same rows."""
+        save_id_mapping(data, run_dir / MAPPING)
+
+    def reading(self, run_dir: Path) -> dict[str, str]:
+        """The reader's argument for the mapping that the run wrote."""
+        mapping = run_dir / MAPPING
+        return {"id_mapping": str(mapping)} if mapping.is_file() else {}
+
+
+class NegativeSampler:
+    """Items that a user has not taken, uniform and exact, without rejection.
+
+    The r-th item that a user has not taken is r + c, with c the number of taken items at or before
+    it; with a user's taken items p_0 < p_1 < ... that is the number of k with p_k - k <= r. So
+    one uniform number and one binary search give one negative.
+
+    Args:
+        train: (2, n) distinct training pairs, users over items.
+        n_items: number of items; every user has taken fewer.
+    """
+
+    def __init__(self, train: Int64[Tensor, "2 n"], n_items: int) -> None:
+        self.n_items = n_items
+        users, items = train[:, (train[0] * n_items + train[1]).argsort()]
+        n_users = int(users.max()) + 1
+        self.degree = torch.bincount(users, minlength=n_users)
+        self.start = self.degree.cumsum(0) - self.degree
+        place = torch.arange(len(users), device=users.device) - self.start[users]
+        self.keys = users * n_items + items - place
+
+    def __call__(
+        self, columns: dict[str, Int64[Tensor, "n"]], generator: torch.Generator
+    ) -> dict[str, Int64[Tensor, "n"]]:
+        """One `negative` for each `user`."""
+        users = columns["user"]
+        uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)
+        free = self.n_items - self.degree[users]
+        rank = (uniform.to(users.device) * free).long()
+        taken_before = torch.searchsorted(self.keys, users * self.n_items + rank, right=True)
+        return {"negative": rank + taken_before - self.start[users]}
+
+
+def _embed_all(system: Recommender, data: Interactions) -> dict[str, Float[Tensor, "n dim"]]:
+    """Embeddings of all users, all items, and the items' modalities.
+
+    Raises:
+        DataError: the system was trained on other numbers of users or items.
+    """
+    for name, trained, given in (
+        ("users", system.n_users, data.n_users),
+        ("items", system.n_items, data.n_items),
+    ):
+        if trained != given:
+            raise DataError(
+                f"the system was trained on {trained} {name} and these data have {given}",
+                fix="give the data set of the run, or train on this one",
+            )
+    device = data.train.device
+    with torch.no_grad():
+        return system.embed(
+            {
+                "user": torch.arange(data.n_users, device=device),
+                "item": torch.arange(data.n_items, device=device),
+            }
+        )
