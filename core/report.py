@@ -178,8 +178,7 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str = "") -> None:
     columns, numeric = _columns(rows)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        number = numeric[column]
-        table.add_column(Text(column), justify="right" if number else "left", no_wrap=number)
+        table.add_column(Text(column), justify="right" if numeric[column] else "left")
     for row in rows:
         table.add_row(*(Text(format_cell(row.get(column))) for column in columns))
     console = Console()

@@ -186,6 +186,17 @@ def test_print_table_cuts_nothing_off_where_there_is_no_terminal(capsys):
     assert "[bold] stays" in printed
 
 
+def test_print_table_wraps_words_before_numbers_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "36")
+    print_table([{"arm": "a name of many words " * 3, "recall@20": 0.5, "ndcg@20": 0.25}])
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(len(line) for line in printed.splitlines()) <= 36
+    assert printed.count("many") == 3
+    assert "0.5000" in printed
+    assert "0.2500" in printed
+
+
 def test_finding_names_who_is_better():
     up, down = paired_t_interval([0.02, 0.021, 0.022]), paired_t_interval([-1, -1.1, -0.9])
     said = finding("bm3", "lightgcn", "recall@20", up)
