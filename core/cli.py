@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -171,6 +172,9 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
     from core.data.checks import DataError
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the messages below replace Hydra's
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", module=rf"core\b|{domain}\b")
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
 
     def run_verb(config: DictConfig) -> None:
         if verb == "data demo":
@@ -184,7 +188,9 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
     try:
         if verb == "train":
             overrides = _resume_in_place(domain, overrides)
-            if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "hydra.run.dir" not in str(overrides):
+            if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "hydra.run.dir" not in str(
+                overrides
+            ):
                 # The tasks of a job start at different seconds and must share one folder.
                 job = f"slurm-{os.environ['SLURM_JOB_ID']}"
                 folder = "runs/${domain}/${hydra:runtime.choices.system}"

@@ -1,6 +1,7 @@
 """What each verb of a domain's command does, given the composed config."""
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -24,13 +25,23 @@ from core.evaluation.statistics import bootstrap_mean
 from core.report import print_table
 from core.trainers import Data, Fit, System, Task, fit
 
-_NOT_OF_THE_RUN = ("verb", "resume", "checkpoint", "split", "out", "query", "k", "path", "seeds", "tune")
+_NOT_OF_THE_RUN = (
+    "verb",
+    "resume",
+    "checkpoint",
+    "split",
+    "out",
+    "query",
+    "k",
+    "path",
+    "seeds",
+    "tune",
+)
 
 
 def run(config: DictConfig) -> None:
     """Runs the verb that the config names."""
-    # The variance of a run must not hide in the hardware's choice of kernels.
-    torch.backends.cuda.matmul.allow_tf32 = False
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     verbs = {
         "train": train,
         "evaluate": evaluate,
@@ -58,11 +69,12 @@ def train(config: DictConfig) -> None:
     if not result.is_main_process:
         return
     metrics: dict[str, float] = {}
+    task: Task = build(config.task)
     for split in ("valid", "test"):
-        if build(config.task).has_split(data, split):
+        if task.has_split(data, split):
             evaluation = evaluate_checkpoint(result.checkpoint, data, split, config)[0]
             metrics |= {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
-            print_metrics(evaluation, f"{split} of {os.path.relpath(result.checkpoint)}")
+            print_metrics(evaluation, f"{split}, epoch {result.best_epoch + 1}", task.monitor)
     record = {
         "chosen_by": result.monitor,
         "best_epoch": result.best_epoch + 1,
@@ -126,7 +138,7 @@ def evaluate(config: DictConfig) -> None:
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     evaluation, choice = evaluate_checkpoint(checkpoint, data, config.split, config)
-    print_metrics(evaluation, f"{config.split} of {checkpoint}")
+    print_metrics(evaluation, f"{config.split} of {checkpoint}", config.task.monitor)
     chosen = f"epoch {choice['epoch'] + 1}"
     if choice["monitor"]:
         chosen += (
@@ -149,7 +161,7 @@ def embed(config: DictConfig) -> None:
     out = Path(config.out)
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
-    system, task = load_system(checkpoint)[0].to(_device(config)), build(config.task)
+    system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     table = task.embed(system, data)
     out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(out)
@@ -167,7 +179,7 @@ def search(config: DictConfig) -> None:
         raise DataError("what for?", fix="give query=KIND:ID")
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
-    system, task = load_system(checkpoint)[0].to(_device(config)), build(config.task)
+    system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     print_table(task.search(system, data, str(config.query), config.k), f"{config.query}")
 
 
@@ -183,7 +195,7 @@ def evaluate_checkpoint(
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Evaluates a checkpoint on the device of the config; also returns what chose it."""
     system, _, choice = load_system(checkpoint)
-    device = _device(config)
+    device = device_of(config)
     task: Task = build(config.task)
     return task.evaluate(system.to(device), data.to(device), split), choice
 
@@ -222,16 +234,19 @@ def environment() -> dict[str, str]:
     return record | ({"git": git.stdout.strip()} if git.returncode == 0 else {})
 
 
-def print_metrics(evaluation: Evaluation, title: str) -> None:
-    """A table: a row a K or metric, with the interval over the test units."""
-    rows = []
+def print_metrics(evaluation: Evaluation, title: str, monitor: str) -> None:
+    """A table with a column for every K, and the interval over the test units of one metric."""
+    rows: dict[str, dict[str, Any]] = {}
     for name, value in evaluation.metrics.items():
-        row = {"metric": name, "value": f"{value:.4f}"}
-        if name in evaluation.per_unit:
-            interval = bootstrap_mean(evaluation.per_unit[name])
-            row[f"95 % over {evaluation.unit}s"] = f"{interval.low:.4f} to {interval.high:.4f}"
-        rows.append(row)
-    print_table(rows, title)
+        metric, _, k = name.partition("@")
+        rows.setdefault(metric, {"metric": metric})[f"@{k}" if k else "value"] = value
+    print_table(list(rows.values()), title)
+    if monitor in evaluation.per_unit:
+        interval = bootstrap_mean(evaluation.per_unit[monitor])
+        print(
+            f"{monitor} {interval.mean:.4f}, 95 % interval over {interval.n} {evaluation.unit}s "
+            f"{interval.low:.4f} to {interval.high:.4f}"
+        )
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -270,10 +285,11 @@ def _data_of_checkpoint(config: DictConfig, checkpoint: Path) -> tuple[DictConfi
     saved = OmegaConf.create(load_system(checkpoint)[1])
     config = with_overrides(saved, config)
     reading = build(config.task).reading(run_dir_of(checkpoint))
-    return config, read_data(config, **reading).to(_device(config))
+    return config, read_data(config, **reading).to(device_of(config))
 
 
-def _device(config: DictConfig) -> torch.device:
+def device_of(config: DictConfig) -> torch.device:
+    """Where a config's evaluations run."""
     accelerator = config.trainer.accelerator
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")

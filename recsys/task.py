@@ -29,9 +29,7 @@ class TopKRecommendation:
         monitor: the metric that chooses checkpoints and configurations.
     """
 
-    def __init__(
-        self, topk: Sequence[int] = (5, 10, 20, 50), monitor: str = "recall@20"
-    ) -> None:
+    def __init__(self, topk: Sequence[int] = (5, 10, 20, 50), monitor: str = "recall@20") -> None:
         self.topk, self.monitor = tuple(topk), monitor
 
     def system_arguments(self, data: Interactions) -> dict[str, Any]:
@@ -170,8 +168,8 @@ class NegativeSampler:
         self.keys = users * n_items + items - place
 
     def __call__(
-        self, columns: dict[str, Int64[Tensor, "n"]], generator: torch.Generator
-    ) -> dict[str, Int64[Tensor, "n"]]:
+        self, columns: dict[str, Int64[Tensor, " n"]], generator: torch.Generator
+    ) -> dict[str, Int64[Tensor, " n"]]:
         """One `negative` for each `user`."""
         users = columns["user"]
         uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)

@@ -52,7 +52,7 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are left of the current epoch."""
         rows = self.order.permutation(self.order.generator()).tolist()
-        # Workers run ahead, so the place is counted when a batch is given, not when it is asked for.
+        # Workers run ahead: the place is counted when a batch is given, not when it is asked for.
         start = self.order.batches_given
         shares = [rows[share] for share in self.order.shares()]
         self.order.batches_given = start

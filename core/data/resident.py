@@ -47,7 +47,9 @@ class ResidentLoader:
         rows = self.order.permutation(generator).to(device)
         drawn = {}
         if self.draw is not None:
-            drawn = self.draw({k: v.index_select(0, rows) for k, v in self.columns.items()}, generator)
+            drawn = self.draw(
+                {k: v.index_select(0, rows) for k, v in self.columns.items()}, generator
+            )
         for share in self.order.shares():
             batch = {k: v.index_select(0, rows[share]) for k, v in self.columns.items()}
             yield batch | {k: v[share] for k, v in drawn.items()}

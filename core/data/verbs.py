@@ -25,7 +25,11 @@ def data_check(config: DictConfig) -> None:
         raise DataError("no data to check", fix="give data.path=DIR")
     arguments = {k: v for k, v in config.data.items() if k != "_target_"}
     report: CheckReport = build(config.check, **arguments)
-    print_table([{"": k, "found": str(v)} for k, v in report.facts.items()], str(config.data.path))
+    rows = [
+        {"": name, "found": f"{value:.4g}" if isinstance(value, float) else str(value)}
+        for name, value in report.facts.items()
+    ]
+    print_table(rows, str(config.data.path))
     for warning in report.warnings:
         print(f"warning: {warning}")
     for problem in report.problems:

@@ -1,5 +1,7 @@
 """Light graph convolution on the bipartite graph of users and items."""
 
+import warnings
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 
 
 def normalized_adjacency(
-    users: Int[Tensor, "n"], items: Int[Tensor, "n"], n_users: int, n_items: int
+    users: Int[Tensor, " n"], items: Int[Tensor, " n"], n_users: int, n_items: int
 ) -> Float[Tensor, "nodes nodes"]:
     """D^-1/2 [0 R; R^T 0] D^-1/2 as a float32 CSR matrix; nodes are users, then items.
 
@@ -22,10 +24,13 @@ def normalized_adjacency(
     rows, columns = rows[order], columns[order]
     starts = torch.zeros(n_nodes + 1, dtype=torch.int32, device=rows.device)
     starts[1:] = torch.bincount(rows, minlength=n_nodes).cumsum(0)
-    # 32-bit indices: what the CPU's sparse kernels take without a copy.
-    return torch.sparse_csr_tensor(
-        starts, columns.int(), (weight[rows] * weight[columns]).float(), (n_nodes, n_nodes)
-    )
+    values = (weight[rows] * weight[columns]).float()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        # 32-bit indices: what the CPU's sparse kernels take without a copy.
+        return torch.sparse_csr_tensor(
+            starts, columns.int(), values, (n_nodes, n_nodes), check_invariants=True
+        )
 
 
 class _SymmetricProduct(torch.autograd.Function):

@@ -64,7 +64,10 @@ class System(LightningModule, PyTorchModelHubMixin):
                     continue
                 stays = isinstance(module, exempt) or name == "bias" or parameter.ndim < 2
                 (no_decay if stays else decay).append(parameter)
-        groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": decay},
+            {"params": no_decay, "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     def configure_optimizers(self) -> dict[str, Any]:

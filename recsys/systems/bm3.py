@@ -73,7 +73,7 @@ class BM3(Recommender):
         nodes = propagate(self.adjacency(), ids, self.n_layers)
         return nodes[: self.n_users], nodes[self.n_users :] + self.item_embedding.weight
 
-    def objective(self, batch: dict[str, Int64[Tensor, "batch"]]) -> dict[str, Tensor]:
+    def objective(self, batch: dict[str, Int64[Tensor, " batch"]]) -> dict[str, Tensor]:
         """The loss of a batch of positive pairs, with fresh dropout masks."""
         users, items = batch["user"], batch["item"]
         owner = {"user": _owner(users, self.n_users), "item": _owner(items, self.n_items)}
@@ -85,7 +85,7 @@ class BM3(Recommender):
         return self.loss(users, items, keep)
 
     def loss(
-        self, users: Int64[Tensor, "batch"], items: Int64[Tensor, "batch"], keep: Keep
+        self, users: Int64[Tensor, " batch"], items: Int64[Tensor, " batch"], keep: Keep
     ) -> dict[str, Tensor]:
         """All terms, given which entries of the targets `user`, `item` and modalities are kept."""
         all_users, all_items = self.online()
@@ -130,7 +130,7 @@ def _distance(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> T
     return 1 - global_mean(cosine_similarity(a, b, dim=1, eps=1e-8))
 
 
-def _owner(ids: Int64[Tensor, "batch"], n: int) -> Int64[Tensor, "batch"]:
+def _owner(ids: Int64[Tensor, " batch"], n: int) -> Int64[Tensor, " batch"]:
     """For every row the number of one row that stands for all rows with the same id."""
     rows = torch.arange(len(ids), device=ids.device)
     return rows.new_empty(n).scatter_(0, ids, rows).index_select(0, ids)

@@ -52,7 +52,7 @@ class Recommender(System):
         self._adjacency = None
         return super().load_state_dict(*args, **kwargs)
 
-    def embed(self, batch: dict[str, Int64[Tensor, "n"]]) -> dict[str, Float[Tensor, "n dim"]]:
+    def embed(self, batch: dict[str, Int64[Tensor, " n"]]) -> dict[str, Float[Tensor, "n dim"]]:
         """Embeddings of the ids in `batch["user"]` and `batch["item"]`, whose dot product ranks.
 
         Some methods add the modalities of the items, in the same space.

@@ -86,7 +86,7 @@ class VBPR(Recommender):
 
     def _score(
         self, latent: Tensor, visual: Tensor, items: Tensor
-    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch parts"]]:
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch parts"]]:
         q, bias, features = self.item_latent(items), self.item_bias(items), self.features[items]
         score = (
             bias.squeeze(1)

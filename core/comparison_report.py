@@ -1,0 +1,187 @@
+"""What a comparison found: the numbers, the sentences, the plot and the page."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.evaluation.statistics import (
+    Interval,
+    bootstrap_units,
+    paired_t_interval,
+    seeds_to_decide,
+    verdict,
+)
+from core.report import Report, finding, plot_arms, print_table
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def conclude(
+    results: Results, tuned: dict[str, dict[str, Any]], seeds: list[int], metric: str
+) -> dict[str, Any]:
+    """The comparison as plain values: every arm, and the method's difference to each other arm.
+
+    Args:
+        results: arm -> its result for every seed, with `metrics`, `per_unit` (n,), `unit`,
+            `epochs` and `seconds`; the method first, its baseline second.
+        tuned: arm -> what tuning chose.
+        seeds: in the order of the results.
+        metric: what is compared; higher is better.
+    """
+    method, baseline = list(results)[:2]
+    arms = {}
+    for name, runs in results.items():
+        values = [run["metrics"][metric] for run in runs]
+        names = runs[0]["metrics"]
+        arms[name] = {
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "per_seed": values,
+            "epochs": float(np.mean([run["epochs"] for run in runs])),
+            "seconds": float(np.mean([run["seconds"] for run in runs])),
+            "tuned": tuned[name],
+            "metrics": {m: float(np.mean([run["metrics"][m] for run in runs])) for m in names},
+        }
+    differences = {name: _difference(results, method, name, metric) for name in results}
+    del differences[method]
+    main = _interval(differences[baseline]["over_seeds"])
+    return {
+        "method": method,
+        "baseline": baseline,
+        "metric": metric,
+        "unit": results[method][0]["unit"],
+        "n_units": len(results[method][0]["per_unit"]),
+        "seeds": seeds,
+        "verdict": differences[baseline]["verdict"],
+        "summary": finding(method, baseline, metric, main) + f" over {len(seeds)} seeds",
+        "differences": differences,
+        "arms": arms,
+    }
+
+
+def _difference(results: Results, method: str, other: str, metric: str) -> dict[str, Any]:
+    ours, theirs = results[method], results[other]
+    differences = [
+        a["metrics"][metric] - b["metrics"][metric] for a, b in zip(ours, theirs, strict=True)
+    ]
+    over_seeds = paired_t_interval(differences)
+    over_units = bootstrap_units(
+        np.stack([run["per_unit"] for run in ours]), np.stack([run["per_unit"] for run in theirs])
+    )
+    decided = verdict(over_seeds)
+    return {
+        "mean": over_seeds.mean,
+        "per_seed": differences,
+        "over_seeds": _plain(over_seeds),
+        "over_units": _plain(over_units),
+        "verdict": decided,
+        "seeds_to_decide": seeds_to_decide(differences) if decided == "undecided" else None,
+    }
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    """An interval for a JSON file, which has no infinity."""
+    return {k: None if v in (np.inf, -np.inf) else v for k, v in asdict(interval).items()}
+
+
+def _interval(plain: dict[str, Any]) -> Interval:
+    ends = {"low": -np.inf, "high": np.inf}
+    return Interval(**{k: ends[k] if v is None else v for k, v in plain.items()})
+
+
+def arm_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table row for every arm."""
+    metric = outcome["metric"]
+    k = metric.partition("@")[2]
+    others = [m for m in (f"ndcg@{k}", "recall@10", "ndcg@10") if m != metric]
+    rows = []
+    for name, arm in outcome["arms"].items():
+        row = {"arm": name, metric: arm["mean"], "sd over seeds": arm["sd"]}
+        row |= {m: arm["metrics"][m] for m in others if m in arm["metrics"]}
+        rows.append(row | {"epochs": f"{arm['epochs']:.0f}", "seconds": f"{arm['seconds']:.1f}"})
+    return rows
+
+
+def difference_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table row for the method's difference to every other arm."""
+    rows = []
+    for name, difference in outcome["differences"].items():
+        rows.append(
+            {
+                f"{outcome['method']} minus": name,
+                outcome["metric"]: f"{difference['mean']:+.4f}",
+                "95 % over seeds": _ends(difference["over_seeds"]),
+                f"95 % over {outcome['unit']}s": _ends(difference["over_units"]),
+                "verdict": difference["verdict"],
+            }
+        )
+    return rows
+
+
+def _ends(interval: dict[str, Any]) -> str:
+    if interval["low"] is None:
+        return "unknown from one seed"
+    return f"{interval['low']:+.4f} to {interval['high']:+.4f}"
+
+
+def notes(outcome: dict[str, Any]) -> list[str]:
+    """What the numbers do and do not say, a sentence each."""
+    n_seeds, unit = len(outcome["seeds"]), outcome["unit"]
+    lines = [
+        f"The interval over seeds is Student's t of {n_seeds} paired differences: it covers the "
+        f"variation between trainings, for these {outcome['n_units']} test {unit}s.",
+        f"The interval over {unit}s is a paired bootstrap: it covers the choice of test {unit}s, "
+        "for these trained models.",
+        "Every arm had the same data, data order, budget and seeds; checkpoints and tuning were "
+        "chosen on validation alone.",
+    ]
+    for name in ("method", "baseline"):
+        arm = outcome[name]
+        tuned = ", ".join(f"{k}={v}" for k, v in outcome["arms"][arm]["tuned"].items())
+        if tuned:
+            lines.append(f"Tuning chose {tuned} for {arm}.")
+    if outcome["verdict"] == "undecided":
+        needed = outcome["differences"][outcome["baseline"]]["seeds_to_decide"]
+        lines.append(
+            f"Undecided: at this mean and spread about {needed} seeds would decide."
+            if needed
+            else "Undecided: no number of seeds that one would run decides at this mean and spread."
+        )
+    references = [n for n in outcome["arms"] if outcome["arms"][n]["epochs"] == 0]
+    level = outcome["arms"][outcome["method"]]["mean"]
+    beaten_by = [n for n in references if outcome["arms"][n]["mean"] >= level]
+    if beaten_by:
+        lines.append(
+            f"{outcome['method']} does not beat {' and '.join(beaten_by)}: it has shown nothing "
+            "on these data."
+        )
+    return lines
+
+
+def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
+    """Prints the tables and the verdict; writes `compare.png` and `report.html`."""
+    method, baseline, metric = outcome["method"], outcome["baseline"], outcome["metric"]
+    print_table(arm_rows(outcome), f"test {metric}, mean over {len(outcome['seeds'])} seeds")
+    print_table(difference_rows(outcome), "paired differences")
+    for line in notes(outcome):
+        print(line)
+    print(f"\nverdict: {outcome['verdict']}. {outcome['summary']}")
+
+    difference = outcome["differences"][baseline]
+    figure = plot_arms(
+        {name: arm["per_seed"] for name, arm in outcome["arms"].items()},
+        metric,
+        _interval(difference["over_seeds"]),
+        _interval(difference["over_units"]),
+        unit=outcome["unit"],
+    )
+    figure.savefig(folder / "compare.png", dpi=150)
+    report = Report(f"{method} against {baseline}: {outcome['verdict']}")
+    report.text(outcome["summary"] + ".")
+    report.figure(figure, f"Test {metric} of every arm, and the paired difference.")
+    report.table(arm_rows(outcome), f"Test metrics, mean over {len(outcome['seeds'])} seeds")
+    report.table(difference_rows(outcome), "Paired differences")
+    report.text("\n".join(f"- {line}" for line in notes(outcome)))
+    report.write(folder / "report.html")
