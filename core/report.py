@@ -10,11 +10,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from core.data.checks import DataError
-from core.evaluation.statistics import Interval, paired_t_interval, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from core.evaluation.statistics import Interval
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
 METHOD, BASELINE, OTHER = "#0072B2", "#D55E00", "#7A7A7A"
@@ -203,7 +204,7 @@ def format_cell(value: object) -> str:
 
 
 def finding(
-    method: str, baseline: str, metric: str, interval: Interval, higher_is_better: bool = True
+    method: str, baseline: str, metric: str, interval: "Interval", higher_is_better: bool = True
 ) -> str:
     """One sentence for a title: what the interval of method - baseline says of the method."""
     says = _conclusion(method, baseline, metric, interval, higher_is_better)
@@ -213,8 +214,8 @@ def finding(
 def plot_arms(
     arms: Mapping[str, Sequence[float]],
     metric: str,
-    over_seeds: Interval,
-    over_units: Interval | None = None,
+    over_seeds: "Interval",
+    over_units: "Interval | None" = None,
     unit: str = "test unit",
     higher_is_better: bool = True,
 ) -> "Figure":
@@ -232,6 +233,8 @@ def plot_arms(
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+
+    from core.evaluation.statistics import paired_t_interval, verdict
 
     method, baseline = list(arms)[:2]
     confidence = over_seeds.confidence
@@ -322,7 +325,7 @@ def _title(figure: "Figure", text: str) -> None:
 
 
 def _draw_row(
-    axes: "Axes", row: int, interval: Interval, color: str, values: Sequence[float] = ()
+    axes: "Axes", row: int, interval: "Interval", color: str, values: Sequence[float] = ()
 ) -> None:
     if isfinite(interval.low):
         ends = [interval.low, interval.high]
@@ -369,8 +372,10 @@ def _mark_zero(axes: "Axes", better_below: str, better_above: str) -> None:
 
 
 def _conclusion(
-    method: str, baseline: str, metric: str, interval: Interval, higher_is_better: bool
+    method: str, baseline: str, metric: str, interval: "Interval", higher_is_better: bool
 ) -> str:
+    from core.evaluation.statistics import verdict
+
     return {
         "better": f"{method} is better than {baseline} in {metric}",
         "worse": f"{method} is worse than {baseline} in {metric}",
@@ -378,7 +383,7 @@ def _conclusion(
     }[verdict(interval, higher_is_better)]
 
 
-def _with_ends(interval: Interval, gap: str = " ") -> str:
+def _with_ends(interval: "Interval", gap: str = " ") -> str:
     def signed(value: float) -> str:
         return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 

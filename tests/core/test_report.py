@@ -272,7 +272,7 @@ def test_training_curves_of_nothing_are_refused():
 
 
 def test_importing_the_report_loads_no_drawing_library():
-    heavy = "matplotlib", "jinja2", "rich", "markdown_it", "scipy", "torch"
+    heavy = "matplotlib", "jinja2", "rich", "markdown_it", "numpy", "torch"
     code = f"import sys, core.report; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
