@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_shop import inter_text
+
+from tests.recsys.data.sample_shop import inter_text
 
 
 @pytest.fixture

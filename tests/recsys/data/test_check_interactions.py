@@ -6,11 +6,11 @@ import io
 import numpy as np
 import polars as pl
 import pytest
-from sample_shop import HEADER, ROWS, TEST, TRAIN, VALID, inter_text
 
 from core.data.checks import DataError
 from recsys.data.checks import check_interactions
 from recsys.data.readers import load_interactions
+from tests.recsys.data.sample_shop import HEADER, ROWS, TEST, TRAIN, VALID, inter_text
 
 
 def with_row(place, row) -> str:

@@ -5,11 +5,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from sample_shop import HEADER, ROWS, TEST, TRAIN, VALID, inter_text
 
 from core.data.checks import DataError
 from recsys.data.ids import save_id_mapping
 from recsys.data.readers import load_interactions
+from tests.recsys.data.sample_shop import HEADER, ROWS, TEST, TRAIN, VALID, inter_text
 
 
 def assert_is_the_shop(data) -> None:

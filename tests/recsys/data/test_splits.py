@@ -1,13 +1,13 @@
 import numpy as np
 import polars as pl
 import pytest
-from sample_shop import ROWS, inter_text
 
 from core.data.checks import DataError
 from recsys.data.demo import write_demo
 from recsys.data.ids import save_id_mapping
 from recsys.data.readers import load_interactions
 from recsys.data.splits import leave_one_out_labels, ratio_labels, split_labels, time_labels
+from tests.recsys.data.sample_shop import ROWS, inter_text
 
 EIGHTY = (0.8, 0.1, 0.1)
 
