@@ -25,12 +25,10 @@ def normalized_adjacency(
     starts = torch.zeros(n_nodes + 1, dtype=torch.int32, device=rows.device)
     starts[1:] = torch.bincount(rows, minlength=n_nodes).cumsum(0)
     values = (weight[rows] * weight[columns]).float()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         # 32-bit indices: what the CPU's sparse kernels take without a copy.
-        return torch.sparse_csr_tensor(
-            starts, columns.int(), values, (n_nodes, n_nodes), check_invariants=True
-        )
+        return torch.sparse_csr_tensor(starts, columns.int(), values, (n_nodes, n_nodes))
 
 
 class _SymmetricProduct(torch.autograd.Function):
