@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from core.evaluation.statistics import (
     verdict,
 )
 from core.report import Report, finding, plot_arms, print_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -88,7 +91,8 @@ def _plain(interval: Interval) -> dict[str, Any]:
 
 def _interval(plain: dict[str, Any]) -> Interval:
     ends = {"low": -np.inf, "high": np.inf}
-    return Interval(**{k: ends[k] if v is None else v for k, v in plain.items()})
+    values: dict[str, Any] = {k: ends[k] if v is None else v for k, v in plain.items()}
+    return Interval(**values)
 
 
 def arm_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,6 +164,28 @@ def notes(outcome: dict[str, Any]) -> list[str]:
     return lines
 
 
+def draw(outcome: dict[str, Any]) -> "Figure":
+    """The plot of a comparison."""
+    difference = outcome["differences"][outcome["baseline"]]
+    return plot_arms(
+        {name: arm["per_seed"] for name, arm in outcome["arms"].items()},
+        outcome["metric"],
+        _interval(difference["over_seeds"]),
+        _interval(difference["over_units"]),
+        unit=outcome["unit"],
+    )
+
+
+def describe(outcome: dict[str, Any], report: Report) -> None:
+    """Adds a comparison to a page: what was found, plot, tables, and what they do not say."""
+    metric = outcome["metric"]
+    report.text(outcome["summary"] + ".")
+    report.figure(draw(outcome), f"Test {metric} of every arm, and the paired difference.")
+    report.table(arm_rows(outcome), f"Test metrics, mean over {len(outcome['seeds'])} seeds")
+    report.table(difference_rows(outcome), "Paired differences")
+    report.text("\n".join(f"- {line}" for line in notes(outcome)))
+
+
 def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
     """Prints the tables and the verdict; writes `compare.png` and `report.html`."""
     method, baseline, metric = outcome["method"], outcome["baseline"], outcome["metric"]
@@ -169,19 +195,7 @@ def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
         print(line)
     print(f"\nverdict: {outcome['verdict']}. {outcome['summary']}")
 
-    difference = outcome["differences"][baseline]
-    figure = plot_arms(
-        {name: arm["per_seed"] for name, arm in outcome["arms"].items()},
-        metric,
-        _interval(difference["over_seeds"]),
-        _interval(difference["over_units"]),
-        unit=outcome["unit"],
-    )
-    figure.savefig(folder / "compare.png", dpi=150)
+    draw(outcome).savefig(folder / "compare.png", dpi=150)
     report = Report(f"{method} against {baseline}: {outcome['verdict']}")
-    report.text(outcome["summary"] + ".")
-    report.figure(figure, f"Test {metric} of every arm, and the paired difference.")
-    report.table(arm_rows(outcome), f"Test metrics, mean over {len(outcome['seeds'])} seeds")
-    report.table(difference_rows(outcome), "Paired differences")
-    report.text("\n".join(f"- {line}" for line in notes(outcome)))
+    describe(outcome, report)
     report.write(folder / "report.html")

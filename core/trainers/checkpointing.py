@@ -154,7 +154,8 @@ def _link(source: Path, target: Path) -> None:
 
 def _random_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the stream that libraries share
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the stream that libraries share
+    name, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": [version, list(internal), gauss],

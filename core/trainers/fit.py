@@ -135,9 +135,9 @@ def fit(
         run_dir / "checkpoints", loader, config, validation, patience, checkpoint_every_n_steps
     )
     # Validation comes first and checkpoints last: each reads what the one before it found.
-    callbacks = [validation] if validation else []
+    callbacks: list[Callback] = [validation] if validation else []
     callbacks += [StopOnNaN(), *_progress(progress), checkpoints]
-    trainer.callbacks.extend(callbacks)
+    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
 
     start = time.perf_counter()
     trainer.fit(system, loader, ckpt_path=resume, weights_only=True)

@@ -1,0 +1,130 @@
+"""The command `consilience`: all domains at once, and the way from a method to its domain.
+
+Everything that answers `--help` and `systems` stays free of heavy imports.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from core.cli import conf_dir, print_systems
+
+DOMAINS = ("recsys", "medical", "remote_sensing", "audio_music", "har")
+_METHOD_VERBS = ("train", "evaluate", "embed", "search", "compare")
+_HELP = """usage: consilience VERB ...
+
+verbs
+  systems    the table of all methods; --json, --markdown
+  doctor     what this machine has, what is missing, and what to do about it
+  demo       a method of each domain on demo data: runs/demo/report.html
+
+verbs of a method, run by the command of its domain
+  compare NAME [KEY=VALUE ...]         the method against its paper's baseline
+  train system=NAME [KEY=VALUE ...]
+  evaluate, embed, search checkpoint=RUN [KEY=VALUE ...]
+"""
+
+
+def main() -> None:
+    """Runs `consilience VERB ...`; a mistake in the arguments ends in one message, exit 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP + f"\n{', '.join(map(_program, DOMAINS))} --help lists what a domain can do")
+        return
+    # Processes that DDP starts are given the rewritten arguments, in which the verb is an override.
+    verb, rest = arguments[0].removeprefix("verb="), arguments[1:]
+    if verb == "systems":
+        print_systems(list(DOMAINS), rest)
+    elif verb == "doctor":
+        from core.doctor import doctor
+
+        sys.exit(doctor(DOMAINS))
+    elif verb == "demo":
+        _demo()
+    elif verb in _METHOD_VERBS:
+        _domain_main(_domain_of(verb, rest))()
+    else:
+        close = get_close_matches(verb, ["systems", "doctor", "demo", *_METHOD_VERBS], n=1)
+        hint = f" (did you mean `{close[0]}`?)" if close else ""
+        _fail(f"consilience has no verb {verb!r}{hint}: see --help")
+
+
+def _demo() -> None:
+    from core.data.checks import DataError
+    from core.demo import demo
+
+    try:
+        demo(DOMAINS)
+    except DataError as error:
+        _fail(str(error))
+
+
+def _program(domain: str) -> str:
+    return domain.replace("_", "-")
+
+
+def _domain_main(domain: str) -> Callable[[], None]:
+    main: Callable[[], None] = importlib.import_module(f"{domain}.cli").main
+    return main
+
+
+def _domain_of(verb: str, arguments: list[str]) -> str:
+    """The domain of the method that the arguments name, or of the run they point to."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    key = "compare" if verb == "compare" else "system"
+    slug = given.get(key)
+    if slug is None and verb == "compare" and arguments and "=" not in arguments[0]:
+        slug = arguments[0]
+    if slug is not None:
+        return _domain_of_method(slug)
+    run = given.get("resume" if verb == "train" else "checkpoint", "last")
+    if run != "last":
+        return _domain_of_run(run)
+    _fail(
+        {
+            "compare": "name the method: consilience compare NAME",
+            "train": "name the method: consilience train system=NAME",
+        }.get(verb, f"name the run: consilience {verb} checkpoint=RUN")
+    )
+
+
+def _domain_of_method(slug: str) -> str:
+    methods = {
+        file.stem: domain
+        for domain in DOMAINS
+        for file in sorted((conf_dir(domain) / "system").glob("*.yaml"))
+    }
+    if slug not in methods:
+        close = get_close_matches(slug.lower(), methods, n=1, cutoff=0.4)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        _fail(f"no method {slug!r}{hint}: consilience systems lists all")
+    return methods[slug]
+
+
+def _domain_of_run(run: str) -> str:
+    import yaml
+
+    path = Path(run)
+    for folder in (path, *path.parents[:2]):
+        config = folder / "config.yaml"
+        if config.is_file():
+            domain = yaml.safe_load(config.read_text()).get("domain")
+            if domain in DOMAINS:
+                return str(domain)
+    _fail(
+        f"{run}: not a run, nor a checkpoint in one\n"
+        "  expected: a folder with config.yaml, as train writes it, or its checkpoints/*.ckpt\n"
+        "  to do:    give the folder of the run, or use the command of the domain"
+    )
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
