@@ -7,6 +7,67 @@ says whether the rows of the other ranks are candidates. The scalar that a rank 
 share: its mean over the ranks is the loss of the whole batch (see `core.distributed`).
 """
 
+from core.losses.barlow_twins import barlow_twins
 from core.losses.bpr import bpr, embedding_penalty
+from core.losses.byol import byol
+from core.losses.dcl import dcl
+from core.losses.debiased import debiased
+from core.losses.deepcluster import deepcluster, spherical_kmeans
+from core.losses.dino import DINOLoss
+from core.losses.hard_negative import hard_negative
+from core.losses.hubert import feature_penalty, hubert
+from core.losses.ibot import IBOTLoss
+from core.losses.info_nce import info_nce
+from core.losses.koleo import koleo
+from core.losses.logit_scale import LogitScale
+from core.losses.mae import mae, patchify, random_masking
+from core.losses.moco import MoCoLoss, moco_v3
+from core.losses.nt_xent import nt_xent
+from core.losses.siglip import siglip
+from core.losses.simdino import coding_rate, simdino
+from core.losses.simsiam import simsiam
+from core.losses.sinkhorn import sinkhorn
+from core.losses.sogclr import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
+from core.losses.supcon import supcon
+from core.losses.swav import swav
+from core.losses.vicreg import vicreg
+from core.losses.wav2vec2 import code_diversity, code_perplexity, sample_distractors, wav2vec2
 
-__all__ = ["bpr", "embedding_penalty"]
+__all__ = [
+    "BimodalGlobalContrastiveLoss",
+    "DINOLoss",
+    "GlobalContrastiveLoss",
+    "IBOTLoss",
+    "LogitScale",
+    "MoCoLoss",
+    "barlow_twins",
+    "bpr",
+    "byol",
+    "code_diversity",
+    "code_perplexity",
+    "coding_rate",
+    "dcl",
+    "debiased",
+    "deepcluster",
+    "embedding_penalty",
+    "feature_penalty",
+    "hard_negative",
+    "hubert",
+    "info_nce",
+    "koleo",
+    "mae",
+    "moco_v3",
+    "nt_xent",
+    "patchify",
+    "random_masking",
+    "sample_distractors",
+    "siglip",
+    "simdino",
+    "simsiam",
+    "sinkhorn",
+    "spherical_kmeans",
+    "supcon",
+    "swav",
+    "vicreg",
+    "wav2vec2",
+]
