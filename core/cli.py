@@ -194,15 +194,15 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
                 # The tasks of a job start at different seconds and must share one folder.
                 job = f"slurm-{os.environ['SLURM_JOB_ID']}"
                 folder = "runs/${domain}/${hydra:runtime.choices.system}"
-                overrides = [*overrides, f"hydra.run.dir={folder}/{job}"]
+                overrides = [f"hydra.run.dir={folder}/{job}", *overrides]
         elif verb == "compare":
             if not any(override.startswith("compare=") for override in overrides):
                 _fail(f"name the method to compare: {_program(domain)} compare NAME")
             if not any(override.startswith(("data=", "data.path=")) for override in overrides):
                 overrides = ["data=demo", *overrides]
-            overrides = [*overrides, "hydra.run.dir=."]
+            overrides = ["hydra.run.dir=.", *overrides]
         else:
-            overrides = [*overrides, "hydra.run.dir=."]
+            overrides = ["hydra.run.dir=.", *overrides]
         sys.argv = [sys.argv[0], f"verb={verb.replace(' ', '_')}", *overrides]
         hydra.main(version_base="1.3", config_path=f"pkg://{domain}.conf", config_name="config")(
             run_verb
@@ -245,7 +245,7 @@ def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
                 "not the folder of a run", path=path, expected="config.yaml and checkpoints/"
             )
     kept = [override for override in overrides if not override.startswith("resume=")]
-    return [*kept, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+    return [f"resume='{folder}'", f"hydra.run.dir='{folder}'", *kept]
 
 
 def _explain(domain: str, error: Exception) -> str:
