@@ -25,7 +25,10 @@ def bpr(
     Returns:
         Scalar in float32 at least.
     """
-    return global_mean(-F.logsigmoid(positive_scores - negative_scores), valid)
+    margins = positive_scores - negative_scores
+    if valid is not None:
+        margins = margins.masked_fill(~valid, 0)
+    return global_mean(-F.logsigmoid(margins), valid)
 
 
 @full_precision

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from core.distributed import global_mean
 from core.losses.precision import full_precision
+from core.losses.rows import zero_invalid
 
 
 @full_precision
@@ -27,4 +28,5 @@ def byol(
     Returns:
         Scalar in [0, 4], in float32 at least.
     """
-    return global_mean(2 - 2 * F.cosine_similarity(prediction, target.detach(), dim=-1), valid)
+    prediction, target = (zero_invalid(x, valid) for x in (prediction, target.detach()))
+    return global_mean(2 - 2 * F.cosine_similarity(prediction, target, dim=-1), valid)

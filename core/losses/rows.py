@@ -20,6 +20,13 @@ def unit(x: Float[Tensor, "*batch dim"], normalize: bool) -> Float[Tensor, "*bat
     return F.normalize(x, dim=-1, eps=1e-12) if normalize else x
 
 
+def zero_invalid(
+    x: Float[Tensor, "n ..."], valid: Bool[Tensor, " n"] | None
+) -> Float[Tensor, "n ..."]:
+    """Sets the rows that are not valid to 0, so that nothing in them, not even NaN, spreads."""
+    return x if valid is None else x.masked_fill(~valid.view(-1, *[1] * (x.ndim - 1)), 0)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The n rows of this rank among the N candidates.
@@ -73,9 +80,8 @@ class Rows:
         return None if self.valid is None else self.own(self.valid)
 
     def keep_valid(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-        """X with its invalid rows set to 0, so that nothing in them, not even NaN, spreads."""
-        anchors = self.anchors()
-        return x if anchors is None else x.masked_fill(~anchors[:, None], 0)
+        """Sets the invalid rows of x to 0."""
+        return zero_invalid(x, self.anchors())
 
     def pairs(
         self, device: torch.device, rows: slice = slice(None), columns: slice = slice(None)
@@ -87,22 +93,18 @@ class Rows:
     def excluded(
         self, rows: slice = slice(None), columns: slice = slice(None)
     ) -> Bool[Tensor, "n N"] | None:
-        """True where a candidate is no negative of an anchor: invalid, or the same thing again.
+        """True where row and candidate are no negatives of each other: invalid, or of one id.
 
         An anchor's own row is never excluded, so that every row keeps a finite entry.
         None where nothing is excluded.
         """
-        if self.valid is None and self.ids is None:
-            return None
-        given = self.valid if self.valid is not None else self.ids
-        assert given is not None
-        out = ~self.pairs(given.device, rows, columns)
+        out = None
+        if self.valid is not None:
+            out = ~(self.own(self.valid)[rows, None] & self.valid[columns])
         if self.ids is not None:
             same = self.own(self.ids)[rows, None] == self.ids[columns]
-            if self.valid is not None:
-                same = same | ~self.valid[columns]
-            return out & same
-        return out & ~given[columns]
+            out = same if out is None else out | same
+        return None if out is None else out & ~self.pairs(out.device, rows, columns)
 
     def log_sum_columns(self, log_sums: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Column log-sums over the anchors of this rank -> over the anchors of all ranks."""

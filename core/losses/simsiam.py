@@ -6,6 +6,7 @@ from torch import Tensor
 
 from core.distributed import global_mean
 from core.losses.precision import full_precision
+from core.losses.rows import zero_invalid
 
 
 @full_precision
@@ -27,4 +28,5 @@ def simsiam(
     Returns:
         Scalar in [-1, 1], in float32 at least.
     """
-    return global_mean(-F.cosine_similarity(prediction, projection.detach(), dim=-1), valid)
+    prediction, projection = (zero_invalid(x, valid) for x in (prediction, projection.detach()))
+    return global_mean(-F.cosine_similarity(prediction, projection, dim=-1), valid)

@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.distributed import all_reduce_sum
+from core.losses.rows import zero_invalid
 
 
 def row_count(
@@ -18,7 +19,5 @@ def centred(
     x: Float[Tensor, "n dim"], count: Float[Tensor, ""], valid: Bool[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n dim"]:
     """Subtracts the mean row of all ranks; invalid rows become 0."""
-    if valid is None:
-        return x - all_reduce_sum(x.sum(0)) / count
-    x = x.masked_fill(~valid[:, None], 0)
-    return (x - all_reduce_sum(x.sum(0)) / count).masked_fill(~valid[:, None], 0)
+    x = zero_invalid(x, valid)
+    return zero_invalid(x - all_reduce_sum(x.sum(0)) / count, valid)

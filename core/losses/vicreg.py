@@ -6,6 +6,7 @@ from torch import Tensor
 
 from core.distributed import all_reduce_sum, global_mean
 from core.losses.precision import full_precision
+from core.losses.rows import zero_invalid
 from core.losses.statistics import centred, row_count
 
 
@@ -37,6 +38,7 @@ def vicreg(
     Returns:
         Scalar in float32 at least.
     """
+    a, b = zero_invalid(a, valid), zero_invalid(b, valid)
     count = row_count(a, valid)
     rows = None if valid is None else valid[:, None]
     loss = invariance_weight * global_mean((a - b).square(), rows)

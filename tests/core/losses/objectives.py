@@ -1,0 +1,169 @@
+"""Every objective as a function of two views of the same samples, so that one test fits all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import losses
+
+DIM, FRAMES, CLASSES = 8, 4, 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and side information, one row a sample."""
+
+    x: Tensor  # (B, DIM) what an encoder gets for the first view
+    y: Tensor  # (B, DIM) and for the second
+    label: Tensor  # (B,)
+    index: Tensor  # (B,)
+    valid: Tensor  # (B,) bool
+    mask: Tensor  # (B, FRAMES) bool
+    codes: Tensor  # (B, FRAMES)
+    distractors: Tensor  # (B, FRAMES, 3) frames of the same sample
+
+    def rows(self, chosen: slice | Tensor) -> "Batch":
+        return Batch(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def make_batch(size: int = 6, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, DIM, generator=g, dtype=torch.float64)
+    mask = torch.rand(size, FRAMES, generator=g) < 0.6
+    mask[:, 0] = True
+    mask[0] = False
+    return Batch(
+        x=x,
+        y=x + torch.randn(size, DIM, generator=g, dtype=torch.float64),
+        label=torch.arange(size) % 3,
+        index=torch.randperm(50, generator=g)[:size],
+        valid=torch.arange(size) % 4 != 1,
+        mask=mask,
+        codes=torch.randint(0, CLASSES, (size, FRAMES), generator=g),
+        distractors=torch.randint(0, FRAMES, (size, FRAMES, 3), generator=g),
+    )
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.unflatten(1, (FRAMES, -1))
+
+
+def _two(x: Tensor) -> Tensor:
+    """Two different views made of one, view-major."""
+    return torch.stack([x, x.roll(1, dims=1)])
+
+
+def _fixed(rows: int, columns: int) -> Tensor:
+    start = torch.randn(rows, columns, generator=torch.Generator().manual_seed(5))
+    return start.double()
+
+
+def _moco(a: Tensor, b: Tensor, batch: Batch, **options: Any) -> Tensor:
+    return losses.MoCoLoss(DIM, 12, temperature=0.2)(a, b, **options)
+
+
+def _wav2vec2(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    first = torch.arange(len(a))[:, None, None] * FRAMES
+    return losses.wav2vec2(_tokens(a), _tokens(b), batch.mask, first + batch.distractors)
+
+
+def _diversity(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    return losses.code_diversity(_tokens(a)[:, :, None].softmax(-1), batch.mask)
+
+
+def _hubert(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    codes = _fixed(CLASSES, DIM // FRAMES).to(a.dtype)
+    penalty = losses.feature_penalty(_tokens(a), batch.mask)
+    return losses.hubert(_tokens(a), codes, batch.codes, batch.mask) + penalty
+
+
+def _deepcluster(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    clusters = batch.label.where(batch.valid, -1)
+    return losses.deepcluster(_two(a)[None], clusters[None])
+
+
+def _dino(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    dino = losses.DINOLoss(DIM)
+    # The second call uses the centre that the first has moved.
+    return dino(_two(a), _two(b)) + dino(_two(a), _two(b), 0.05)
+
+
+def _dino_sinkhorn(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    return losses.DINOLoss(DIM, balance="sinkhorn")(_two(a), _two(b))
+
+
+def _ibot(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    ibot = losses.IBOTLoss(DIM // FRAMES)
+    student, teacher = _tokens(a)[batch.mask], _tokens(b)[batch.mask]
+    return ibot(student, teacher, batch.mask) + ibot(student, teacher, batch.mask, 0.05)
+
+
+def _swav(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    return losses.swav(torch.stack([a, b]), 0.5, assigned_views=[1], epsilon=0.5)
+
+
+def _sogclr(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    loss = losses.GlobalContrastiveLoss(50, 0.5, individual=True)
+    return loss(a, b, batch.index) + loss(a, b, batch.index)
+
+
+def _bimodal(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    loss = losses.BimodalGlobalContrastiveLoss((50, 60), 0.5, individual=True)
+    numbers = batch.index, batch.index + 7
+    return loss(a, b, *numbers) + loss(a, b, *numbers)
+
+
+Objective = Callable[..., Tensor]
+
+# (a, b, batch, **options) -> loss; these take the options `valid` (and `gather`, where they say).
+MASKABLE: dict[str, Objective] = {
+    "info_nce": lambda a, b, batch, **o: losses.info_nce(a, b, 0.3, **o),
+    "info_nce_one_way": lambda a, b, batch, **o: losses.info_nce(a, b, 0.3, symmetric=False, **o),
+    "info_nce_tiled": lambda a, b, batch, **o: losses.info_nce(a, b, 0.3, tile=2, **o),
+    "info_nce_ring": lambda a, b, batch, **o: losses.info_nce(a, b, 0.3, gather="ring", **o),
+    "info_nce_ring_tiled": lambda a, b, batch, **o: losses.info_nce(
+        a, b, 0.3, gather="ring", tile=2, **o
+    ),
+    "siglip": lambda a, b, batch, **o: losses.siglip(a, b, 4.0, -1.0, **o),
+    "siglip_ring": lambda a, b, batch, **o: losses.siglip(a, b, 4.0, -1.0, gather="ring", **o),
+    "nt_xent": lambda a, b, batch, **o: losses.nt_xent(a, b, **o),
+    "moco": _moco,
+    "moco_v3": lambda a, b, batch, **o: losses.moco_v3(a, b, **o),
+    "dcl": lambda a, b, batch, **o: losses.dcl(a, b, 0.3, **o),
+    "dclw": lambda a, b, batch, **o: losses.dcl(a, b, 0.3, sigma=0.5, **o),
+    "debiased": lambda a, b, batch, **o: losses.debiased(a, b, **o),
+    "hard_negative": lambda a, b, batch, **o: losses.hard_negative(a, b, **o),
+    "supcon": lambda a, b, batch, **o: losses.supcon(torch.stack([a, b]), batch.label, 0.3, **o),
+    "supcon_first": lambda a, b, batch, **o: losses.supcon(
+        torch.stack([a, b]), batch.label, 0.3, anchors="first", **o
+    ),
+    "byol": lambda a, b, batch, **o: losses.byol(a, b, **o),
+    "simsiam": lambda a, b, batch, **o: losses.simsiam(a, b, **o),
+    "barlow_twins": lambda a, b, batch, **o: losses.barlow_twins(a, b, **o),
+    "vicreg": lambda a, b, batch, **o: losses.vicreg(a, b, **o),
+    "koleo": lambda a, b, batch, **o: losses.koleo(a, **o),
+    "bpr": lambda a, b, batch, **o: losses.bpr(a.sum(1), b.sum(1), **o),
+}
+
+ALL: dict[str, Objective] = MASKABLE | {
+    "sogclr": _sogclr,
+    "sogclr_bimodal": _bimodal,
+    "swav": _swav,
+    "deepcluster": _deepcluster,
+    "dino": _dino,
+    "dino_sinkhorn": _dino_sinkhorn,
+    "ibot": _ibot,
+    "simdino": lambda a, b, batch: losses.simdino(_two(a), _two(b)),
+    "simdino_mean": lambda a, b, batch: losses.simdino(_two(a), _two(b), expanded="mean"),
+    "mae": lambda a, b, batch: losses.mae(_tokens(a), _tokens(b.detach()), batch.mask),
+    "wav2vec2": _wav2vec2,
+    "code_diversity": _diversity,
+    "hubert": _hubert,
+    "embedding_penalty": lambda a, b, batch: losses.embedding_penalty(a, b),
+}
+
+# Their gradient is not that of their value: something in them is held still on purpose.
+SURROGATES = {"dclw", "sogclr", "sogclr_bimodal"}
