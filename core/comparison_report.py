@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def conclude(
         names = runs[0]["metrics"]
         arms[name] = {
             "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "sd": stdev(values) if len(values) > 1 else None,
             "per_seed": values,
             "epochs": float(np.mean([run["epochs"] for run in runs])),
             "seconds": float(np.mean([run["seconds"] for run in runs])),
@@ -146,6 +147,13 @@ def notes(outcome: dict[str, Any]) -> list[str]:
         tuned = ", ".join(f"{k}={v}" for k, v in outcome["arms"][arm]["tuned"].items())
         if tuned:
             lines.append(f"Tuning chose {tuned} for {arm}.")
+    budget = outcome["budget"]["max_epochs"]
+    spent = [n for n in (outcome["method"], outcome["baseline"]) if _spent(outcome, n)]
+    if spent:
+        lines.append(
+            f"{' and '.join(spent)} used the whole budget of {budget} epochs without the "
+            "validation standing still: with a larger trainer.max_epochs the verdict may change."
+        )
     if outcome["verdict"] == "undecided":
         needed = outcome["differences"][outcome["baseline"]]["seeds_to_decide"]
         lines.append(
@@ -184,6 +192,11 @@ def describe(outcome: dict[str, Any], report: Report) -> None:
     report.table(arm_rows(outcome), f"Test metrics, mean over {len(outcome['seeds'])} seeds")
     report.table(difference_rows(outcome), "Paired differences")
     report.text("\n".join(f"- {line}" for line in notes(outcome)))
+
+
+def _spent(outcome: dict[str, Any], arm: str) -> bool:
+    """Whether an arm trained to the end of its budget with every seed."""
+    return bool(outcome["arms"][arm]["epochs"] >= outcome["budget"]["max_epochs"])
 
 
 def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:

@@ -70,7 +70,7 @@ class TopKRecommendation:
                 f"the {split} split has no interactions",
                 fix="choose another split=, or let data.split=ratio make one",
             )
-        tables = _embed_all(system, data)
+        tables = _embed_all(system, data, ["user", "item"])
         ranking = full_ranking(
             tables["user"], tables["item"], data.train, data.positives(split), self.topk
         )
@@ -84,7 +84,7 @@ class TopKRecommendation:
     def embed(self, system: Recommender, data: Interactions) -> pl.DataFrame:
         """All users, items and modalities of items: `kind`, `id` as in the files, `embedding`."""
         frames = []
-        for kind, vectors in _embed_all(system, data).items():
+        for kind, vectors in _embed_all(system, data, system.kinds).items():
             ids = data.user_ids if kind == "user" else data.item_ids
             frames.append(
                 pl.DataFrame(
@@ -108,7 +108,7 @@ class TopKRecommendation:
         Raises:
             DataError: the query names nothing that is there.
         """
-        tables = _embed_all(system, data)
+        tables = _embed_all(system, data, system.kinds)
         kind, _, name = query.partition(":")
         if kind not in tables or not name:
             raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in tables))
@@ -179,8 +179,10 @@ class NegativeSampler:
         return {"negative": rank + taken_before - self.start[users]}
 
 
-def _embed_all(system: Recommender, data: Interactions) -> dict[str, Float[Tensor, "n dim"]]:
-    """Embeddings of all users, all items, and the items' modalities.
+def _embed_all(
+    system: Recommender, data: Interactions, kinds: Sequence[str]
+) -> dict[str, Float[Tensor, "n dim"]]:
+    """Embeddings of every user, item or item's modality, for each kind that is asked for.
 
     Raises:
         DataError: the system was trained on other numbers of users or items.
@@ -195,10 +197,9 @@ def _embed_all(system: Recommender, data: Interactions) -> dict[str, Float[Tenso
                 fix="give the data set of the run, or train on this one",
             )
     device = data.train.device
+    everyone = {
+        kind: torch.arange(data.n_users if kind == "user" else data.n_items, device=device)
+        for kind in kinds
+    }
     with torch.no_grad():
-        return system.embed(
-            {
-                "user": torch.arange(data.n_users, device=device),
-                "item": torch.arange(data.n_items, device=device),
-            }
-        )
+        return system.embed(everyone)

@@ -19,5 +19,5 @@ class Evaluation:
 
     metrics: dict[str, float]
     unit: str = "sample"
-    unit_ids: Shaped[np.ndarray, "n"] = field(default_factory=lambda: np.empty(0, np.int64))
-    per_unit: dict[str, Float[np.ndarray, "n"]] = field(default_factory=dict)
+    unit_ids: Shaped[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0, np.int64))
+    per_unit: dict[str, Float[np.ndarray, " n"]] = field(default_factory=dict)

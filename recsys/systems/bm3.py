@@ -67,6 +67,11 @@ class BM3(Recommender):
         for modality, table in self.features.items():
             table.weight.data.copy_(data.features[modality])
 
+    @property
+    def kinds(self) -> list[str]:
+        """Users, items and the modalities that are learned from."""
+        return ["user", "item", *self.features]
+
     def online(self) -> tuple[Float[Tensor, "n_users dim"], Float[Tensor, "n_items dim"]]:
         """h_u and h_i of all nodes: the layers' mean; items add their ID embedding once more."""
         ids = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
@@ -75,14 +80,14 @@ class BM3(Recommender):
 
     def objective(self, batch: dict[str, Int64[Tensor, " batch"]]) -> dict[str, Tensor]:
         """The loss of a batch of positive pairs, with fresh dropout masks."""
-        users, items = batch["user"], batch["item"]
-        owner = {"user": _owner(users, self.n_users), "item": _owner(items, self.n_items)}
         keep = {}
-        for view in ("user", "item", *self.features):
-            mask = torch.rand(len(users), self.dim, device=users.device) >= self.dropout
-            # A node that is twice in the batch has one target, so one mask.
-            keep[view] = mask.index_select(0, owner["user" if view == "user" else "item"])
-        return self.loss(users, items, keep)
+        for kind, n in (("user", self.n_users), ("item", self.n_items)):
+            rows, place = _distinct(batch[kind], n)
+            for view in (kind,) if kind == "user" else (kind, *self.features):
+                # A node that is twice in the batch has one target, so one mask.
+                mask = torch.rand(len(rows), self.dim, device=rows.device) >= self.dropout
+                keep[view] = mask.index_select(0, place)
+        return self.loss(batch["user"], batch["item"], keep)
 
     def loss(
         self, users: Int64[Tensor, " batch"], items: Int64[Tensor, " batch"], keep: Keep
@@ -97,9 +102,10 @@ class BM3(Recommender):
             self.predictor(item), user_target
         )
         inter = intra = reconstruction.new_zeros(())
+        rows, place = _distinct(items, self.n_items)
         for modality, table in self.features.items():
-            # Only the batch's rows are projected: the terms ask for no others.
-            projected = self.project[modality](table(items))
+            # Only the batch's items are projected: the terms ask for no others.
+            projected = self.project[modality](table(rows)).index_select(0, place)
             predicted = self.predictor(projected)
             inter = inter + _distance(predicted, item_target)
             intra = intra + _distance(predicted, self._target(projected, keep[modality]))
@@ -117,12 +123,13 @@ class BM3(Recommender):
         return view.detach() * keep / (1 - self.dropout)
 
     def tables(self) -> dict[str, Float[Tensor, "n dim"]]:
-        """f(h) of all users and items, whose dot products rank, and f(e_m) of each modality."""
+        """f(h) of all users and items: their dot products rank."""
         users, items = self.online()
-        tables = {"user": self.predictor(users), "item": self.predictor(items)}
-        for modality, table in self.features.items():
-            tables[modality] = self.predictor(self.project[modality](table.weight))
-        return tables
+        return {"user": self.predictor(users), "item": self.predictor(items)}
+
+    def modality_table(self, modality: str) -> Float[Tensor, "n_items dim"]:
+        """f(e_m) of all items."""
+        return self.predictor(self.project[modality](self.features[modality].weight))
 
 
 def _distance(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Tensor:
@@ -130,7 +137,15 @@ def _distance(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> T
     return 1 - global_mean(cosine_similarity(a, b, dim=1, eps=1e-8))
 
 
-def _owner(ids: Int64[Tensor, " batch"], n: int) -> Int64[Tensor, " batch"]:
-    """For every row the number of one row that stands for all rows with the same id."""
+def _distinct(
+    ids: Int64[Tensor, " batch"], n: int
+) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " batch"]]:
+    """Rows that hold every id of the batch, and for each id the one row that stands for it.
+
+    On the CPU the rows are the distinct ids. An accelerator would have to be waited for to count
+    them, so there the rows are the batch, and equal ids share one of their rows.
+    """
+    if ids.device.type == "cpu":
+        return torch.unique(ids, return_inverse=True)
     rows = torch.arange(len(ids), device=ids.device)
-    return rows.new_empty(n).scatter_(0, ids, rows).index_select(0, ids)
+    return ids, rows.new_empty(n).scatter_(0, ids, rows).index_select(0, ids)

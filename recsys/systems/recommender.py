@@ -52,18 +52,28 @@ class Recommender(System):
         self._adjacency = None
         return super().load_state_dict(*args, **kwargs)
 
-    def embed(self, batch: dict[str, Int64[Tensor, " n"]]) -> dict[str, Float[Tensor, "n dim"]]:
-        """Embeddings of the ids in `batch["user"]` and `batch["item"]`, whose dot product ranks.
+    @property
+    def kinds(self) -> list[str]:
+        """What can be embedded: users, items, and the modalities of items that the method uses."""
+        return ["user", "item"]
 
-        Some methods add the modalities of the items, in the same space.
+    def embed(self, batch: dict[str, Int64[Tensor, " n"]]) -> dict[str, Float[Tensor, "n dim"]]:
+        """Embeddings of the ids that `batch` gives for each kind.
+
+        The dot product of `user` and `item` ranks; modalities of items lie in the same space.
         """
-        tables = self.tables()
-        found = {"user": tables["user"].index_select(0, batch["user"])} if "user" in batch else {}
-        if "item" in batch:
-            of_items = {name: table for name, table in tables.items() if name != "user"}
-            found |= {k: table.index_select(0, batch["item"]) for k, table in of_items.items()}
-        return {name: vectors.float() for name, vectors in found.items()}
+        tables = self.tables() if {"user", "item"} & set(batch) else {}
+        return {
+            kind: (tables[kind] if kind in tables else self.modality_table(kind))
+            .index_select(0, ids)
+            .float()
+            for kind, ids in batch.items()
+        }
 
     def tables(self) -> dict[str, Float[Tensor, "n dim"]]:
-        """The embeddings of all users (`user`), of all items (`item`), and of their modalities."""
+        """The embeddings of all users (`user`) and of all items (`item`)."""
         raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
+
+    def modality_table(self, modality: str) -> Float[Tensor, "n_items dim"]:
+        """The embeddings of one modality of all items, for methods whose `kinds` name it."""
+        raise NotImplementedError(f"{type(self).__name__} does not embed {modality!r}")
