@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from core.data.checks import DataError
 from core.data.order import EpochOrder
 
 Batch = dict[str, Tensor]
@@ -17,7 +18,8 @@ class DeviceLoader:
 
     Workers only decode. Their batches are pinned and copied on a side CUDA stream one batch ahead
     of the training; `prepare` casts, normalises and augments whole batches on the device. Without
-    CUDA the same code runs on the CPU.
+    CUDA the same code runs on the CPU. Where the last batch has fewer rows than there are processes
+    some of them get a batch of 0 rows.
 
     Args:
         dataset: map-style; a sample is a dict of tensors in the file's dtype.
@@ -50,30 +52,40 @@ class DeviceLoader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches that are left of the current epoch."""
-        rows = self.order.permutation(self.order.generator()).tolist()
+        """The batches that are left of the current epoch.
+
+        Raises:
+            DataError: the data set could not decode a sample.
+        """
+        generator = self.order.generator()
+        rows = self.order.permutation(generator).tolist()
         # Workers run ahead: the place is counted when a batch is given, not when it is asked for.
         start = self.order.batches_given
         shares = [rows[share] for share in self.order.shares()]
         self.order.batches_given = start
         loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_sampler=shares,
+            _Decoded(self.dataset),
+            # A share without rows decodes one all the same, for the names and shapes of its batch.
+            batch_sampler=[share or rows[:1] for share in shares],
+            collate_fn=_collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            # Its own: the workers' seed must not be drawn from the stream that trains.
+            generator=generator,
         )
-        for batch in self._copied_ahead(loader):
+        for share, batch in zip(shares, self._copied_ahead(loader), strict=True):
             self.order.batches_given += 1
-            yield self.prepare(batch) if self.prepare else batch
+            given = {name: tensor[: len(share)] for name, tensor in batch.items()}
+            yield self.prepare(given) if self.prepare else given
 
     def _copied_ahead(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         if self.device.type != "cuda":
-            for batch in loader:
+            for batch in _unbroken(loader):
                 yield {name: tensor.to(self.device) for name, tensor in batch.items()}
             return
         side = torch.cuda.Stream(self.device)
         ahead: tuple[Batch, torch.cuda.Event] | None = None
-        for host in loader:
+        for host in _unbroken(loader):
             with torch.cuda.stream(side):
                 copied = {k: v.to(self.device, non_blocking=True) for k, v in host.items()}
                 event = torch.cuda.Event()
@@ -98,3 +110,34 @@ class DeviceLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from a saved place."""
         self.order.load_state_dict(state)
+
+
+class _Decoded(Dataset[Any]):
+    """Samples of a data set, or the DataError that came instead of one.
+
+    Raised in a worker, an error would arrive with the worker's traceback for a message.
+    """
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, row: int) -> Batch | DataError:
+        try:
+            return self.dataset[row]
+        except DataError as error:
+            return error
+
+
+def _collate(samples: list[Batch | DataError]) -> Batch | DataError:
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    batch: Batch = default_collate(samples)
+    return batch
+
+
+def _unbroken(loader: DataLoader[Any]) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
