@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # uv as found on the PATH, else one of our own.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 # Where pip has been told to look for packages, uv looks too.
-INDEX = $$($(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.index-url='\(.*\)'$$/\1/p" | tail -n 1)
+PIP_INDEX = $$($(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.index-url='\(.*\)'$$/\1/p" | tail -n 1)
 
 .PHONY: help demo test lint bench
 .DEFAULT_GOAL := help
@@ -34,15 +34,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/recsys.py
 
 $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
-	$(BIN)/python -c "" 2>/dev/null || { rm -rf .venv && \
+	@echo "making .venv"
+	@$(BIN)/python -c "" 2>/dev/null || { rm -rf .venv && \
 		$(UV) venv --quiet --python-preference system --python '>=3.11,<3.13' .venv; }
-	if [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ] && [ -n "$(INDEX)" ]; then \
-		export UV_DEFAULT_INDEX="$(INDEX)"; \
-	fi; \
+	@index="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	export UV_SYSTEM_CERTS=1 && \
 	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock && \
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	touch $@
+	@touch $@
 
 .venv-uv/bin/uv:
 	$(PYTHON) -m venv .venv-uv
