@@ -37,7 +37,7 @@ $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
 	@echo "making .venv"
 	@$(BIN)/python -c "" 2>/dev/null || { rm -rf .venv && \
 		$(UV) venv --quiet --python-preference system --python '>=3.11,<3.13' .venv; }
-	@index="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}"; \
+	@index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(PIP_INDEX)}}"; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	export UV_SYSTEM_CERTS=1 && \
 	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock && \
