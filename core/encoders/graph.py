@@ -37,11 +37,14 @@ class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, adjacency: Tensor, nodes: Tensor) -> Tensor:
         ctx.adjacency = adjacency  # type: ignore[attr-defined]
-        return adjacency @ nodes
+        # The CPU's sparse kernels know no bfloat16.
+        with torch.autocast(nodes.device.type, enabled=False):
+            return adjacency @ nodes
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
-        return None, ctx.adjacency @ grad.contiguous()  # type: ignore[attr-defined]
+        with torch.autocast(grad.device.type, enabled=False):
+            return None, ctx.adjacency @ grad.contiguous()  # type: ignore[attr-defined]
 
 
 def propagate(
@@ -49,9 +52,9 @@ def propagate(
 ) -> Float[Tensor, "nodes dim"]:
     """Mean of H^0 = nodes and H^{l+1} = A H^l up to layer L (LightGCN, eq. 7 and 8).
 
-    `adjacency` must be symmetric; it gets no gradient.
+    `adjacency` must be symmetric; it gets no gradient. Computed in float32 or better.
     """
-    layer = total = nodes
+    layer = total = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
     for _ in range(n_layers):
         layer = _SymmetricProduct.apply(adjacency, layer)
         total = total + layer

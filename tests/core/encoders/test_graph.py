@@ -102,3 +102,14 @@ def test_a_gradient_that_is_not_contiguous() -> None:
     (propagate(_adjacency(), nodes, 2).T * weight).sum().backward()
     expected = propagate(_adjacency(), weight.T.contiguous(), 2)
     torch.testing.assert_close(nodes.grad, expected)
+
+
+def test_mixed_precision_propagates_in_float32() -> None:
+    nodes = _nodes().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = propagate(_adjacency(), nodes, 2)
+        out.sum().backward()
+        low = propagate(_adjacency(), nodes.detach().bfloat16(), 2)
+    assert out.dtype == low.dtype == torch.float32
+    assert torch.equal(out, propagate(_adjacency(), nodes, 2))
+    torch.testing.assert_close(nodes.grad, propagate(_adjacency(), torch.ones_like(nodes), 2))
