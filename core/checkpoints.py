@@ -57,12 +57,21 @@ def load_system(path: str | Path) -> tuple[System, dict[str, Any], dict[str, Any
 
     Returns:
         The system in evaluation mode on the CPU, the config of its run, and what chose the
-        checkpoint: `monitor`, `best_score`, `best_epoch`.
+        checkpoint: `monitor`, `best_score`, `best_epoch`, and the `epoch` it was written in.
+
+    Raises:
+        DataError: the file is damaged, foreign, or names something that is not a System.
     """
+    path = find_checkpoint(path)
     checkpoint = read_checkpoint(path)
     ours = checkpoint[OURS]
-    target = ours["config"]["system"]["_target_"]
-    system: System = get_class(target)(**ours["arguments"])
+    try:
+        system_class = get_class(ours["target"])
+    except Exception as error:
+        raise DataError(f"its system {ours['target']} is not installed", path=path) from error
+    if not issubclass(system_class, System):
+        raise DataError(f"it names {ours['target']}, which is not a System", path=path)
+    system = system_class(**ours["arguments"])
     system.load_state_dict(checkpoint["state_dict"])
     choice = {key: ours[key] for key in ("monitor", "best_score", "best_epoch")}
     choice["epoch"] = checkpoint["epoch"]

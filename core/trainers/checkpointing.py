@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where `last.ckpt` and `best.ckpt` go.
         loader: the training loader, whose place is kept.
-        config: the run's config as plain values, from which the system can be rebuilt.
+        config: the run's config as plain values.
         validation: whose metric is to rise; None keeps the last checkpoint as the best.
         patience: stop after so many validations without a rise; None never stops.
         every_n_steps: also write `last.ckpt` inside epochs.
@@ -110,6 +110,7 @@ class Checkpoints(Checkpoint):
             dist.all_gather_object(states, _random_state())
         checkpoint[OURS] = {
             "config": self.config,
+            "target": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             "arguments": pl_module._hub_mixin_config,
             "loader": self.loader.state_dict(),
             "random": states,

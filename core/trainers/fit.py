@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,10 @@ def fit(
     task: Task,
     run_dir: Path,
     *,
-    optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-    schedule: Callable[[Optimizer, int], LRScheduler],
-    loggers: list[Logger],
-    config: dict[str, Any],
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+    loggers: Sequence[Logger] = (),
+    config: dict[str, Any] | None = None,
     seed: int = 0,
     resume: Path | None = None,
     progress: bool = True,
@@ -77,10 +77,12 @@ def fit(
         data: all splits; the test split is dropped before anything else happens.
         task: the field's loader and validation.
         run_dir: gets `checkpoints/`.
-        optimizer: parameter groups -> optimizer.
-        schedule: (optimizer, total steps) -> learning-rate schedule.
+        optimizer: parameter groups -> optimizer; None is the system's own, AdamW at 1e-3 without
+            weight decay.
+        schedule: (optimizer, total steps) -> learning-rate schedule; None is the system's own,
+            a constant rate.
         loggers: Lightning loggers.
-        config: plain values written into the checkpoints; its `system` node rebuilds the system.
+        config: plain values, kept in the checkpoints.
         seed: of the data order.
         resume: a checkpoint to go on from exactly.
         progress: whether to show progress.
@@ -115,7 +117,7 @@ def fit(
         accumulate_grad_batches=accumulate,
         gradient_clip_val=gradient_clip,
         log_every_n_steps=log_every_n_steps,
-        logger=loggers,
+        logger=list(loggers),
         default_root_dir=run_dir,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -126,13 +128,19 @@ def fit(
     data = data.to(trainer.strategy.root_device)
     if resume is None:
         system.prepare(data)
-    system.make_optimizer, system.make_schedule = optimizer, schedule
+    system.make_optimizer = optimizer or system.make_optimizer
+    system.make_schedule = schedule or system.make_schedule
     loader = task.train_loader(
         system, data, batch_size_global // accumulate, seed, trainer.global_rank, trainer.world_size
     )
     validation = Validate(task, data, validate_every) if task.has_split(data, "valid") else None
     checkpoints = Checkpoints(
-        run_dir / "checkpoints", loader, config, validation, patience, checkpoint_every_n_steps
+        run_dir / "checkpoints",
+        loader,
+        config or {},
+        validation,
+        patience,
+        checkpoint_every_n_steps,
     )
     # Validation comes first and checkpoints last: each reads what the one before it found.
     callbacks: list[Callback] = [validation] if validation else []

@@ -5,6 +5,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from core.data.checks import DataError
+
 
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """The optimizer's own rate at every one of the `total_steps`."""
@@ -20,8 +22,13 @@ def cosine(
         optimizer: its rate is the peak.
         total_steps: optimizer steps of the whole training.
         warmup: fraction of the steps spent rising from 0, in [0, 1).
-        final: rate of the last step as a fraction of the peak.
+        final: where the cosine ends, one step after the last, as a fraction of the peak.
+
+    Raises:
+        DataError: the warm-up is no such fraction.
     """
+    if not 0 <= warmup < 1:
+        raise DataError(f"schedule.warmup={warmup}", expected="a fraction of all steps, in [0, 1)")
     warmup_steps = round(warmup * total_steps)
 
     def multiplier(step: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -47,19 +48,21 @@ class System(LightningModule, PyTorchModelHubMixin):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One step of Lightning's loop: logs every term of the objective."""
         terms = self.objective(batch)
-        # Logging costs as much as a small step, so terms are handed over only when they are written.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # Logging costs as much as a small step, so only the steps that are written hand over.
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0:
             self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
             self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
-        return terms["loss"]
+        return terms["loss"] if terms["loss"].requires_grad else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Two groups: weights that decay; norms, biases and embeddings, which do not."""
         exempt = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-        decay, no_decay = [], []
+        decay: list[nn.Parameter] = []
+        no_decay: list[nn.Parameter] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad:
@@ -72,9 +75,15 @@ class System(LightningModule, PyTorchModelHubMixin):
         ]
         return [group for group in groups if group["params"]]
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer of the config over `parameter_groups`, its schedule stepped every step."""
-        optimizer = self.make_optimizer(self.parameter_groups())
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig | None:
+        """The config's optimizer over `parameter_groups`, its schedule stepped every step.
+
+        None for a system that has nothing to train.
+        """
+        groups = self.parameter_groups()
+        if not groups:
+            return None
+        optimizer = self.make_optimizer(groups)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.make_schedule(optimizer, total_steps)
         return {
