@@ -8,10 +8,11 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 VERBS = {
     "systems": "the table of methods: paper, modalities, baseline, what the comparison found",
@@ -54,7 +55,7 @@ def _program(domain: str) -> str:
     return domain.replace("_", "-")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -165,11 +166,7 @@ def help_text(domain: str, verb: str | None = None) -> str:
 def _run(domain: str, verb: str, overrides: list[str]) -> None:
     """Composes the config with Hydra and runs the verb; bad input ends in one message, exit 2."""
     import hydra
-    from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
-
-    from core.data.checks import DataError
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the messages below replace Hydra's
     # Large gradients on the CPU come on huge pages: a third of a step of BM3 went into small ones.
@@ -185,9 +182,11 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
             from core.data.verbs import data_check as run
         else:
             from core.verbs import run
-        run(config)
+        # Caught in here, an error is not announced by Hydra as well.
+        with _errors_in_words(domain):
+            run(config)
 
-    try:
+    with _errors_in_words(domain):
         if verb == "train":
             overrides = _resume_in_place(domain, overrides)
             if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "hydra.run.dir" not in str(
@@ -198,29 +197,61 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
                 folder = "runs/${domain}/${hydra:runtime.choices.system}"
                 overrides = [f"hydra.run.dir={folder}/{job}", *overrides]
         elif verb == "compare":
-            if not any(override.startswith("compare=") for override in overrides):
-                _fail(f"name the method to compare: {_program(domain)} compare NAME")
+            _check_comparison(domain, overrides)
             if not any(override.startswith(("data=", "data.path=")) for override in overrides):
                 overrides = ["data=demo", *overrides]
             overrides = ["hydra.run.dir=.", *overrides]
         else:
             overrides = ["hydra.run.dir=.", *overrides]
-        sys.argv = [sys.argv[0], f"verb={verb.replace(' ', '_')}", *overrides]
+        # Options may stand anywhere; argparse takes overrides from one place only.
+        options = [o for o in overrides if o.startswith("-") or not ("=" in o or o.startswith("~"))]
+        overrides = [o for o in overrides if o not in options]
+        sys.argv = [sys.argv[0], f"verb={verb.replace(' ', '_')}", *overrides, *options]
         hydra.main(version_base="1.3", config_path=f"pkg://{domain}.conf", config_name="config")(
             run_verb
         )()
+
+
+@contextmanager
+def _errors_in_words(domain: str) -> Iterator[None]:
+    """Ends the command with a message and exit 2 where the input is at fault."""
+    from hydra.errors import (
+        ConfigCompositionException,
+        InstantiationException,
+        OverrideParseException,
+    )
+    from omegaconf.errors import OmegaConfBaseException
+
+    from core.data.checks import DataError
+
+    try:
+        yield
     except DataError as error:
         _fail(str(error))
-    except (ConfigCompositionException, OverrideParseException, OmegaConfBaseException) as error:
-        _fail(_explain(domain, error))
-    except HydraException as error:
+    except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, DataError):
             _fail(str(cause))
-        raise
+        if not isinstance(cause, TypeError | ValueError):
+            raise
+        key = str(error).rpartition("full_key: ")[2]
+        _fail(f"the config key {key!r} cannot be used: {str(cause).splitlines()[0]}")
+    except (ConfigCompositionException, OverrideParseException, OmegaConfBaseException) as error:
+        _fail(_explain(domain, error))
     except KeyboardInterrupt:
         print("\ninterrupted; `train resume=last` goes on", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_comparison(domain: str, overrides: list[str]) -> None:
+    """Refuses a comparison that nobody wrote a config for."""
+    names = [o.removeprefix("compare=") for o in overrides if o.startswith("compare=")]
+    known = sorted(file.stem for file in (conf_dir(domain) / "compare").glob("*.yaml"))
+    there = f"there are: {', '.join(known)}"
+    if not names:
+        _fail(f"name the method to compare, {_program(domain)} compare NAME; {there}")
+    if names[-1] not in known:
+        _fail(f"no comparison {names[-1]!r} in the configs; {there}")
 
 
 def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
@@ -228,8 +259,9 @@ def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
     from core.data.checks import DataError
 
     given = dict(o.split("=", 1) for o in overrides if "=" in o)
-    resume = given.get("resume")
-    if resume is None or resume == "null":
+    # The processes that DDP starts are given what is returned here, with its quotes.
+    resume = given.get("resume", "null").strip("'\"")
+    if resume == "null":
         return overrides
     if resume == "last":
         pattern = f"runs/{domain}/{given.get('system', '*')}/*/checkpoints/last.ckpt"
@@ -239,6 +271,7 @@ def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
                 f"nothing to resume: no {pattern}", fix="train first, or name a folder: resume=DIR"
             )
         folder = found[-1].parent.parent
+        resume = str(folder)
     else:
         path = Path(resume)
         folder = path.parent.parent if path.is_file() else path
@@ -247,15 +280,22 @@ def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
                 "not the folder of a run", path=path, expected="config.yaml and checkpoints/"
             )
     kept = [override for override in overrides if not override.startswith("resume=")]
-    return [f"resume='{folder}'", f"hydra.run.dir='{folder}'", *kept]
+    return [f"resume='{resume}'", f"hydra.run.dir='{folder}'", *kept]
 
 
 def _explain(domain: str, error: Exception) -> str:
     """Hydra's message about a config, with the nearest key that exists."""
+    from hydra.errors import MissingConfigException
     from omegaconf import OmegaConf
 
     message = str(error).splitlines()[0]
     cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options or [])
+        close = get_close_matches(option, options, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(options)}"
+        return f"no config {group}={option}; {hint}"
     if cause is not None and str(cause):
         message = str(cause).splitlines()[0]
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)

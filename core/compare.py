@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -88,6 +89,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
     seeds = _checked(config, task, data)
     arms = _arms(config)
     same = {"arms": {arm.name: saved_config(arm.config) for arm in arms}, "tune": config.tune}
+    same |= {"grids": [_grid(arm, config) for arm in arms[:2]]}
     same |= {"data": data.digest(), "version": version("consilience")}
     digest = sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path("runs") / config.domain / "compare" / arms[0].system / digest
@@ -106,7 +108,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
         )
     outcome = conclude(results, {arm.name: arm.tuned for arm in arms}, seeds, task.monitor)
     outcome["data"] = {"path": str(config.data.path), "digest": data.digest()}
-    outcome["budget"] = OmegaConf.to_container(config.trainer)
+    outcome["budget"] = OmegaConf.to_container(arms[0].config.trainer)
     outcome["tuning_trials"] = config.tune
     outcome["environment"] = environment()
     target = Path(config.out) if config.out else folder
@@ -131,10 +133,15 @@ def _checked(config: DictConfig, task: Task, data: Data) -> list[int]:
             f"compare runs on one device, not on {config.trainer.devices}",
             fix="leave trainer.devices=1; share out the seeds instead: seeds=[0,1], seeds=[2,3]",
         )
-    seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise DataError(f"seeds={config.seeds}", expected="a number of seeds or distinct seeds")
-    return seeds
+    seeds = config.seeds
+    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if isinstance(seeds, str | float) or not seeds or len(set(seeds)) < len(seeds):
+        raise DataError(
+            f"seeds={config.seeds}", expected="a number of seeds, or distinct ones: seeds=[3,4]"
+        )
+    if not isinstance(config.tune, int) or config.tune < 0:
+        raise DataError(f"tune={config.tune}", expected="a number of trials, 0 for none")
+    return list(seeds)
 
 
 def _arms(config: DictConfig) -> list[Arm]:
@@ -144,11 +151,15 @@ def _arms(config: DictConfig) -> list[Arm]:
     choice = config.compare
 
     def composed(system: str, overrides: list[str], given: list[str]) -> DictConfig:
-        arm_config = compose("config", [f"system={system}", *overrides, *given])
-        with open_dict(arm_config):
-            # The budget is the method's for every arm, whatever another paper trained for.
-            arm_config.trainer = config.trainer
-        return arm_config
+        try:
+            return compose("config", [f"system={system}", *overrides, *given])
+        except ConfigCompositionException as error:
+            raise DataError(
+                f"{system}: {str(error.__cause__ or error).splitlines()[0]}",
+                expected="settings that every arm has",
+                fix="set the keys of one arm with compare.method.overrides=[KEY=VALUE] or "
+                "compare.baseline.overrides=[KEY=VALUE]",
+            ) from error
 
     method, baseline = choice.method, choice.baseline
     name = f"{baseline.system} (baseline)" if baseline.system == method.system else baseline.system
@@ -165,7 +176,12 @@ def _arms(config: DictConfig) -> list[Arm]:
     arms.append(Arm(untrained, method.system, arms[0].config.copy(), is_trained=False))
     not_of_systems = [o for o in given if not o.startswith("system.")]
     for name in choice.references:
-        arms.append(Arm(name, name, composed(name, [], not_of_systems), is_trained=False))
+        if name not in (method.system, baseline.system):
+            arms.append(Arm(name, name, composed(name, [], not_of_systems), is_trained=False))
+    for arm in arms[1:]:
+        with open_dict(arm.config):
+            # The budget is the method's for every arm, whatever another paper trained for.
+            arm.config.trainer = arms[0].config.trainer
     return arms
 
 

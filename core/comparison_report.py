@@ -59,7 +59,7 @@ def conclude(
         "n_units": len(results[method][0]["per_unit"]),
         "seeds": seeds,
         "verdict": differences[baseline]["verdict"],
-        "summary": finding(method, baseline, metric, main) + f" over {len(seeds)} seeds",
+        "summary": finding(method, baseline, metric, main) + f" over {_seeds(len(seeds))}",
         "differences": differences,
         "arms": arms,
     }
@@ -135,8 +135,8 @@ def notes(outcome: dict[str, Any]) -> list[str]:
     """What the numbers do and do not say, a sentence each."""
     n_seeds, unit = len(outcome["seeds"]), outcome["unit"]
     lines = [
-        f"The interval over seeds is Student's t of {n_seeds} paired differences: it covers the "
-        f"variation between trainings, for these {outcome['n_units']} test {unit}s.",
+        f"The interval over seeds is Student's t of the paired differences of {_seeds(n_seeds)}: "
+        f"it covers the variation between trainings, for these {outcome['n_units']} test {unit}s.",
         f"The interval over {unit}s is a paired bootstrap: it covers the choice of test {unit}s, "
         "for these trained models.",
         "Every arm had the same data, data order, budget and seeds; checkpoints and tuning were "
@@ -156,11 +156,14 @@ def notes(outcome: dict[str, Any]) -> list[str]:
         )
     if outcome["verdict"] == "undecided":
         needed = outcome["differences"][outcome["baseline"]]["seeds_to_decide"]
-        lines.append(
-            f"Undecided: at this mean and spread about {needed} seeds would decide."
-            if needed
-            else "Undecided: no number of seeds that one would run decides at this mean and spread."
-        )
+        if n_seeds == 1:
+            lines.append("Undecided: one seed shows no spread; run at least seeds=3.")
+        elif needed:
+            lines.append(f"Undecided: at this mean and spread about {needed} seeds would decide.")
+        else:
+            lines.append(
+                "Undecided: no number of seeds that one would run decides at this mean and spread."
+            )
     references = [n for n in outcome["arms"] if outcome["arms"][n]["epochs"] == 0]
     level = outcome["arms"][outcome["method"]]["mean"]
     beaten_by = [n for n in references if outcome["arms"][n]["mean"] >= level]
@@ -189,9 +192,13 @@ def describe(outcome: dict[str, Any], report: Report) -> None:
     metric = outcome["metric"]
     report.text(outcome["summary"] + ".")
     report.figure(draw(outcome), f"Test {metric} of every arm, and the paired difference.")
-    report.table(arm_rows(outcome), f"Test metrics, mean over {len(outcome['seeds'])} seeds")
+    report.table(arm_rows(outcome), f"Test metrics, mean over {_seeds(len(outcome['seeds']))}")
     report.table(difference_rows(outcome), "Paired differences")
     report.text("\n".join(f"- {line}" for line in notes(outcome)))
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed" if n == 1 else f"{n} seeds"
 
 
 def _spent(outcome: dict[str, Any], arm: str) -> bool:
@@ -202,7 +209,7 @@ def _spent(outcome: dict[str, Any], arm: str) -> bool:
 def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
     """Prints the tables and the verdict; writes `compare.png` and `report.html`."""
     method, baseline, metric = outcome["method"], outcome["baseline"], outcome["metric"]
-    print_table(arm_rows(outcome), f"test {metric}, mean over {len(outcome['seeds'])} seeds")
+    print_table(arm_rows(outcome), f"test {metric}, mean over {_seeds(len(outcome['seeds']))}")
     print_table(difference_rows(outcome), "paired differences")
     for line in notes(outcome):
         print(line)

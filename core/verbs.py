@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from core.build import build
-from core.checkpoints import find_checkpoint, load_system
+from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint
 from core.data.checks import DataError
 from core.distributed import broadcast_object
 from core.evaluation.evaluation import Evaluation
@@ -62,8 +65,11 @@ def train(config: DictConfig) -> None:
             resume = Path(config.resume)
         if not resume.is_file():
             raise DataError("nothing to resume", path=resume, expected="a checkpoint")
-        config = with_overrides(OmegaConf.load(run_dir / "config.yaml"), config)  # type: ignore[arg-type]
-    print(f"{'resuming' if resume else 'run'} {os.path.relpath(run_dir)}", flush=True)
+        # Not from config.yaml: an earlier resume may have changed the budget.
+        saved = OmegaConf.create(read_checkpoint(resume)[OURS]["config"])
+        config = with_overrides(saved, config)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        print(f"{'resuming' if resume else 'run'} {os.path.relpath(run_dir)}", flush=True)
     data = read_data(config)
     result = train_run(config, data, run_dir, resume)
     if not result.is_main_process:
@@ -102,20 +108,25 @@ def train_run(
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
         write_json(run_dir / "environment.json", environment() | {"data": data.digest()})
         task.keep_reading(data, run_dir)
-    return fit(
-        system,
-        data,
-        task,
-        run_dir,
-        optimizer=build(config.optimizer),
-        schedule=build(config.schedule),
-        loggers=[build(logger)(run_dir) for logger in config.logger.values()],
-        config=plain,
-        seed=config.seed,
-        resume=resume,
-        progress=progress,
-        **config.trainer,
-    )
+    else:
+        _check_same_data(data, run_dir)
+    try:
+        return fit(
+            system,
+            data,
+            task,
+            run_dir,
+            optimizer=build(config.optimizer),
+            schedule=build(config.schedule),
+            loggers=[build(logger)(run_dir) for logger in config.logger.values()],
+            config=plain,
+            seed=config.seed,
+            resume=resume,
+            progress=progress,
+            **config.trainer,
+        )
+    except MisconfigurationException as error:
+        raise DataError(str(error), fix="change the keys of trainer") from error
 
 
 def read_data(config: DictConfig, **reading: str) -> Data:
@@ -135,12 +146,14 @@ def read_data(config: DictConfig, **reading: str) -> Data:
 
 def evaluate(config: DictConfig) -> None:
     """The field's protocol on a checkpoint, as a table and as `metrics.json` of its run."""
+    if config.split not in ("valid", "test"):
+        raise DataError(f"split={config.split}", expected="split=valid or split=test")
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     evaluation, choice = evaluate_checkpoint(checkpoint, data, config.split, config)
-    print_metrics(evaluation, f"{config.split} of {checkpoint}", config.task.monitor)
-    chosen = f"epoch {choice['epoch'] + 1}"
-    if choice["monitor"]:
+    print_metrics(evaluation, config.split, config.task.monitor)
+    chosen = f"{checkpoint}, epoch {choice['epoch'] + 1}"
+    if choice["best_score"] is not None:
         chosen += (
             f"; the best was chosen by {choice['monitor']} = {choice['best_score']:.4f} "
             f"at epoch {choice['best_epoch'] + 1}"
@@ -159,6 +172,8 @@ def embed(config: DictConfig) -> None:
     if config.out is None:
         raise DataError("where to?", fix="give out=FILE.parquet")
     out = Path(config.out)
+    if out.suffix != ".parquet" or out.is_dir():
+        raise DataError(f"out={out}", expected="the name of a .parquet file")
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
@@ -177,6 +192,8 @@ def search(config: DictConfig) -> None:
     """Prints the nearest neighbours of a query."""
     if config.query is None:
         raise DataError("what for?", fix="give query=KIND:ID")
+    if not isinstance(config.k, int) or config.k < 1:
+        raise DataError(f"k={config.k}", expected="a number of neighbours, 1 or more")
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
@@ -228,6 +245,8 @@ def environment() -> dict[str, str]:
     packages = ("consilience", "torch", "lightning", "numpy")
     record = {name: version(name) for name in packages} | {"python": platform.python_version()}
     record["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if shutil.which("git") is None:
+        return record
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
@@ -251,7 +270,8 @@ def print_metrics(evaluation: Evaluation, title: str, monitor: str) -> None:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one step."""
-    temporary = file.with_suffix(".json.tmp")
+    # Processes that train together write the same file at the same time.
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, file)
 
@@ -273,6 +293,16 @@ def _shared_run_dir() -> Path:
     if shared != own and own.is_dir() and not any(own.iterdir()):
         own.rmdir()
     return shared
+
+
+def _check_same_data(data: Data, run_dir: Path) -> None:
+    record = run_dir / "environment.json"
+    if record.is_file() and json.loads(record.read_text())["data"] != data.digest():
+        raise DataError(
+            "the run cannot go on exactly: these are not the data it was trained on",
+            path=run_dir,
+            fix="resume with the run's own data, or train anew",
+        )
 
 
 def _checkpoint_of(config: DictConfig) -> Path:

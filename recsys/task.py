@@ -19,6 +19,7 @@ from recsys.data.interactions import Interactions, Split
 from recsys.systems.recommender import Recommender
 
 MAPPING = "ids.json"
+METRICS = ("recall", "precision", "ndcg", "map", "hit")
 
 
 class TopKRecommendation:
@@ -27,10 +28,16 @@ class TopKRecommendation:
     Args:
         topk: the K of recall, ndcg, precision, map and hit.
         monitor: the metric that chooses checkpoints and configurations.
+
+    Raises:
+        DataError: the monitor is not among the metrics.
     """
 
     def __init__(self, topk: Sequence[int] = (5, 10, 20, 50), monitor: str = "recall@20") -> None:
         self.topk, self.monitor = tuple(topk), monitor
+        names = [f"{metric}@{k}" for metric in METRICS for k in self.topk]
+        if monitor not in names:
+            raise DataError(f"task.monitor={monitor}", expected=f"one of {', '.join(names)}")
 
     def system_arguments(self, data: Interactions) -> dict[str, Any]:
         """The sizes that a recommender is built with."""
@@ -101,7 +108,7 @@ class TopKRecommendation:
     def search(
         self, system: Recommender, data: Interactions, query: str, k: int
     ) -> list[dict[str, Any]]:
-        """The best items for `user:ID` (not yet taken), or those nearest to `item:ID`.
+        """The best items for `user:ID` (taken in no split), or those nearest to `item:ID`.
 
         `image:ID` or `text:ID` look among the items with that modality of an item.
 
@@ -121,7 +128,8 @@ class TopKRecommendation:
         number = ids.index(name)
         if kind == "user":
             scores = tables["item"] @ tables["user"][number]
-            scores[data.train[1][data.train[0] == number]] = -torch.inf
+            taken = torch.cat([data.train, data.valid, data.test], 1)
+            scores[taken[1, taken[0] == number]] = -torch.inf
         else:
             scores = normalize(tables["item"], dim=1) @ normalize(tables[kind][number], dim=0)
             scores[number] = -torch.inf

@@ -42,9 +42,10 @@ class _SymmetricProduct(torch.autograd.Function):
             return adjacency @ nodes
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor]:
+        adjacency: Tensor = ctx.adjacency  # type: ignore[attr-defined]
         with torch.autocast(grad.device.type, enabled=False):
-            return None, ctx.adjacency @ grad.contiguous()  # type: ignore[attr-defined]
+            return None, adjacency @ grad.contiguous()
 
 
 def propagate(
@@ -55,6 +56,7 @@ def propagate(
     `adjacency` must be symmetric; it gets no gradient. Computed in float32 or better.
     """
     layer = total = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
+    adjacency = adjacency.to(layer.dtype)
     for _ in range(n_layers):
         layer = _SymmetricProduct.apply(adjacency, layer)
         total = total + layer

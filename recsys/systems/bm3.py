@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from core.distributed import global_mean
 from core.encoders.graph import propagate
+from core.losses.precision import full_precision
 from recsys.data.interactions import Interactions
 from recsys.systems.recommender import Recommender
 
@@ -132,6 +133,7 @@ class BM3(Recommender):
         return self.predictor(self.project[modality](self.features[modality].weight))
 
 
+@full_precision
 def _distance(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Tensor:
     """1 - the mean cosine over the rows of all processes."""
     return 1 - global_mean(cosine_similarity(a, b, dim=1, eps=1e-8))
