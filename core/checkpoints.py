@@ -1,14 +1,18 @@
 """Checkpoints read: found, loaded without running their code, turned into systems again."""
 
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import get_class
 
 from core.data.checks import DataError
-from core.trainers.checkpointing import OURS
-from core.trainers.system import System
+
+if TYPE_CHECKING:
+    from core.trainers.system import System
+
+OURS = "consilience"  # the key of a checkpoint under which lies what Lightning does not keep
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -36,23 +40,44 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = find_checkpoint(path)
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        # What torch says of a file that would run code is advice to let it.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = "it is not made of tensors and plain values alone" if unsafe else lines[0][:200]
         raise DataError(
             f"cannot be read as a checkpoint ({reason})",
             path=path,
             expected="a .ckpt file written by a train command",
             fix="use another checkpoint of the run, or train again",
         ) from error
-    if OURS not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(OURS), dict):
         raise DataError(
             "not a checkpoint of this project", path=path, expected=f"the entry {OURS!r}"
         )
-    return checkpoint
+    entries: dict[str, Any] = checkpoint
+    return entries
 
 
-def load_system(path: str | Path) -> tuple[System, dict[str, Any], dict[str, Any]]:
+def load_weights(system: "System", checkpoint: dict[str, Any], path: Path) -> None:
+    """Gives a system the weights of a checkpoint.
+
+    Raises:
+        DataError: they are of a system of another kind or size.
+    """
+    try:
+        system.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise DataError(
+            f"its weights are not of this system: {' '.join(lines[1:3])}",
+            path=path,
+            fix="leave the system and the data as they were in the run",
+        ) from error
+
+
+def load_system(path: str | Path) -> tuple["System", dict[str, Any], dict[str, Any]]:
     """Rebuilds a trained system from a checkpoint or run folder.
 
     Returns:
@@ -62,6 +87,8 @@ def load_system(path: str | Path) -> tuple[System, dict[str, Any], dict[str, Any
     Raises:
         DataError: the file is damaged, foreign, or names something that is not a System.
     """
+    from core.trainers.system import System
+
     path = find_checkpoint(path)
     checkpoint = read_checkpoint(path)
     ours = checkpoint[OURS]
@@ -72,7 +99,7 @@ def load_system(path: str | Path) -> tuple[System, dict[str, Any], dict[str, Any
     if not issubclass(system_class, System):
         raise DataError(f"it names {ours['target']}, which is not a System", path=path)
     system = system_class(**ours["arguments"])
-    system.load_state_dict(checkpoint["state_dict"])
+    load_weights(system, checkpoint, path)
     choice = {key: ours[key] for key in ("monitor", "best_score", "best_epoch")}
     choice["epoch"] = checkpoint["epoch"]
     return system.eval(), ours["config"], choice

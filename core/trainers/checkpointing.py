@@ -4,6 +4,7 @@ A checkpoint holds weights, optimizer, schedule, the loops' progress, the random
 process and the place of the data order; it is read with `weights_only=True` and runs no code.
 """
 
+import math
 import os
 import random
 import shutil
@@ -16,10 +17,9 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from core.trainers.callbacks import Validate
+from core.checkpoints import OURS
+from core.trainers.callbacks import Validate, refuse_broken_weights, took_step
 from core.trainers.task import Loader
-
-OURS = "consilience"  # the key of a checkpoint under which lies what Lightning does not keep
 
 
 class Checkpoints(Checkpoint):
@@ -60,15 +60,14 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continues the random streams and the data order, or gives each process its own stream."""
-        if self._resumed is None:
-            if trainer.world_size > 1:
-                torch.manual_seed(torch.initial_seed() + trainer.global_rank)
-            return
-        random_states = self._resumed["random"]
+        random_states = [] if self._resumed is None else self._resumed["random"]
         if len(random_states) == trainer.world_size:
             _set_random_state(random_states[trainer.global_rank])
-        self.loader.load_state_dict(self._resumed["loader"])
-        trainer.should_stop = self._out_of_patience()
+        elif trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+        if self._resumed is not None:
+            self.loader.load_state_dict(self._resumed["loader"])
+            trainer.should_stop = self._out_of_patience()
 
     def on_train_batch_end(
         self,
@@ -81,18 +80,21 @@ class Checkpoints(Checkpoint):
         """Writes `last.ckpt` inside an epoch; at its end `on_train_epoch_end` does."""
         if (
             self.every_n_steps
-            and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+            and took_step(trainer, batch_idx)
             and batch_idx + 1 < trainer.num_training_batches
             and trainer.global_step % self.every_n_steps == 0
         ):
+            refuse_broken_weights(trainer, pl_module)
             self._write(trainer, is_best=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the epoch by its validation, when there was one, and writes the checkpoints."""
-        is_best = self.validation is None
-        if self.validation is not None and self.validation.latest_epoch == trainer.current_epoch:
+        is_best = False
+        if self.validation is None:
+            is_best, self.best_epoch = True, trainer.current_epoch
+        elif self.validation.latest_epoch == trainer.current_epoch:
             score = round(self.validation.latest_score, 4)
-            is_best = self.best_score is None or score > self.best_score
+            is_best = score > (-math.inf if self.best_score is None else self.best_score)
             self.validations_since_best += 1
             if is_best:
                 self.best_score, self.best_epoch = score, trainer.current_epoch
@@ -111,7 +113,7 @@ class Checkpoints(Checkpoint):
         checkpoint[OURS] = {
             "config": self.config,
             "target": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-            "arguments": pl_module._hub_mixin_config,
+            "arguments": pl_module._hub_mixin_config or {},
             "loader": self.loader.state_dict(),
             "random": states,
             "monitor": self.monitor,
@@ -136,15 +138,16 @@ class Checkpoints(Checkpoint):
         temporary = self.folder / "last.ckpt.tmp"
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(temporary, self.folder / "last.ckpt")
+            # The last comes last: a run killed in between finds this best once more.
             if is_best:
-                _link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+                _link(temporary, self.folder / "best.ckpt")
+            os.replace(temporary, self.folder / "last.ckpt")
         trainer.strategy.barrier()
 
 
 def _link(source: Path, target: Path) -> None:
     """Gives a file a second name in one step; copies where the file system cannot."""
-    temporary = target.with_suffix(".tmp")
+    temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from core.trainers.callbacks import EpochLines, StopOnNaN, Validate
+from core.checkpoints import OURS, load_weights, read_checkpoint
+from core.data.checks import DataError
+from core.trainers.callbacks import EpochLines, LogTerms, StopOnNaN, Validate
 from core.trainers.checkpointing import Checkpoints
 from core.trainers.system import System
 from core.trainers.task import Data, Task
@@ -100,39 +103,63 @@ def fit(
         strategy: Lightning's name: auto, ddp, fsdp.
         log_every_n_steps: optimizer steps between logged training terms.
 
+    The loss of a step with `accumulate` passes is the mean of the passes' losses. Where the rows of
+    an epoch do not fill its last step, a missing pass counts as a gradient of 0.
+
     Raises:
-        DataError: the loss is no longer finite.
+        DataError: an option cannot be used on this machine, the run to go on from was made with
+            other data, seed, batch size or system, or the loss is no longer finite.
     """
     data = data.without_test()
+    _check_options(
+        max_epochs=max_epochs,
+        validate_every=validate_every,
+        accumulate=accumulate,
+        log_every_n_steps=log_every_n_steps,
+    )
+    if batch_size_global % accumulate:
+        raise DataError(
+            f"trainer.batch_size_global={batch_size_global} rows cannot be shared by "
+            f"trainer.accumulate={accumulate} passes",
+            expected="a multiple",
+        )
     if precision is None:
         on_cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
         precision = "bf16-mixed" if on_cuda else "32-true"
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-        max_epochs=max_epochs,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=gradient_clip,
-        log_every_n_steps=log_every_n_steps,
-        logger=list(loggers),
-        default_root_dir=run_dir,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=max_epochs,
+            accumulate_grad_batches=accumulate,
+            gradient_clip_val=gradient_clip,
+            log_every_n_steps=log_every_n_steps,
+            logger=list(loggers),
+            default_root_dir=run_dir,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise DataError(f"the trainer's options cannot be used here: {error}") from error
     data = data.to(trainer.strategy.root_device)
     if resume is None:
         system.prepare(data)
+        (run_dir / "log.csv").unlink(missing_ok=True)
     system.make_optimizer = optimizer or system.make_optimizer
     system.make_schedule = schedule or system.make_schedule
     loader = task.train_loader(
         system, data, batch_size_global // accumulate, seed, trainer.global_rank, trainer.world_size
     )
+    if resume is not None:
+        checkpoint = read_checkpoint(resume)
+        loader.load_state_dict(checkpoint[OURS]["loader"])
+        load_weights(system, checkpoint, resume)
     validation = Validate(task, data, validate_every) if task.has_split(data, "valid") else None
     checkpoints = Checkpoints(
         run_dir / "checkpoints",
@@ -142,9 +169,10 @@ def fit(
         patience,
         checkpoint_every_n_steps,
     )
-    # Validation comes first and checkpoints last: each reads what the one before it found.
-    callbacks: list[Callback] = [validation] if validation else []
-    callbacks += [StopOnNaN(), *_progress(progress), checkpoints]
+    # In this order: each reads what the one before it found.
+    callbacks: list[Callback] = [LogTerms(), StopOnNaN()]
+    callbacks += [validation] if validation else []
+    callbacks += [*_progress(progress), checkpoints]
     trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
 
     start = time.perf_counter()
@@ -159,6 +187,12 @@ def fit(
         seconds=time.perf_counter() - start,
         is_main_process=trainer.is_global_zero,
     )
+
+
+def _check_options(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise DataError(f"trainer.{name}={value}", expected="a number from 1")
 
 
 def _progress(show: bool) -> list[Callback]:

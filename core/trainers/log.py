@@ -4,7 +4,7 @@ import csv
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,16 +13,19 @@ from core.data.checks import DataError
 
 
 class LogCSV(Logger):
-    """Writes `log.csv`, one row a logged step; a resumed run drops the rows it will repeat."""
+    """Writes `log.csv`, one row a logged step; a resumed run drops the rows it will repeat.
+
+    After `save` the file holds all that was logged, so no checkpoint written then is ahead of it.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
         self.file = Path(run_dir) / "log.csv"
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = ["step"]
-        self._continues = self.file.exists()
-        self._rows_in_file = 0
-        self._columns_in_file = 0
+        self._is_first = True
+        # The last row of the file may still get metrics of its step: where it begins.
+        self._settled_rows = self._settled_bytes = self._columns_in_file = 0
 
     @property
     def name(self) -> str:
@@ -41,7 +44,8 @@ class LogCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds the metrics of a step; what is logged of the same step shares its row."""
         step = step or 0
-        if self._continues:
+        if self._is_first:
+            self._is_first = False
             self._read_until(step)
         if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1].update(metrics)
@@ -51,40 +55,45 @@ class LogCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Appends the rows that are complete; the last may still get metrics of its step."""
-        self._write(len(self.rows) - 1)
+        """Brings the file up to date."""
+        if not self.rows:
+            return
+        if self._columns_in_file == len(self.columns):
+            with self.file.open("r+", newline="") as out:
+                out.seek(self._settled_bytes)
+                out.truncate()
+                self._write_rows(out)
+        else:
+            temporary = self.file.with_suffix(".csv.tmp")
+            self._settled_rows = 0
+            with temporary.open("w", newline="") as out:
+                csv.DictWriter(out, self.columns).writeheader()
+                self._write_rows(out)
+            os.replace(temporary, self.file)
+            self._columns_in_file = len(self.columns)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Appends what is not yet written."""
-        self._write(len(self.rows))
+        """Brings the file up to date."""
+        self.save()
 
-    def _write(self, n_rows: int) -> None:
-        if n_rows <= self._rows_in_file:
-            return
-        if self._columns_in_file == len(self.columns):
-            with self.file.open("a", newline="") as out:
-                csv.DictWriter(out, self.columns, restval="").writerows(
-                    self.rows[self._rows_in_file : n_rows]
-                )
-        else:
-            temporary = self.file.with_suffix(".csv.tmp")
-            with temporary.open("w", newline="") as out:
-                writer = csv.DictWriter(out, self.columns, restval="")
-                writer.writeheader()
-                writer.writerows(self.rows[:n_rows])
-            os.replace(temporary, self.file)
-        self._rows_in_file, self._columns_in_file = n_rows, len(self.columns)
+    def _write_rows(self, out: TextIO) -> None:
+        writer = csv.DictWriter(out, self.columns, restval="")
+        writer.writerows(self.rows[self._settled_rows : -1])
+        self._settled_rows, self._settled_bytes = len(self.rows) - 1, out.tell()
+        writer.writerow(self.rows[-1])
 
     def _read_until(self, step: int) -> None:
-        with self.file.open(newline="") as lines:
-            reader = csv.DictReader(lines)
-            kept = [row for row in reader if int(row["step"]) < step]
-            self.columns = list(reader.fieldnames or self.columns)
+        if not self.file.exists():
+            return
+        # A run that was killed may have left half a line, which is none.
+        lines = self.file.read_text().splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        kept = [row for row in reader if int(row["step"]) < step]
+        self.columns = list(reader.fieldnames or self.columns)
         self.rows = [
             {k: v if k != "step" else int(v) for k, v in row.items() if v != ""} for row in kept
         ]
-        self._continues = False
 
 
 def tensorboard(run_dir: Path) -> TensorBoardLogger:

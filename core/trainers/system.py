@@ -49,24 +49,42 @@ class System(LightningModule, PyTorchModelHubMixin):
         raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """One step of Lightning's loop: logs every term of the objective."""
+        """One step of Lightning's loop; hands every term of the objective over to `LogTerms`."""
         terms = self.objective(batch)
         # Logging costs as much as a small step, so only the steps that are written hand over.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
-            self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+            train = {f"train/{name}": term.detach() for name, term in terms.items()}
+            self.log_dict(train, logger=False)
             self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
         return terms["loss"] if terms["loss"].requires_grad else None
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of the gradient, also before a fused optimizer in bf16-mixed.
+
+        Lightning refuses that for the sake of the loss scaler, which only 16-mixed has.
+        """
+        if gradient_clip_val and self.trainer.precision == "bf16-mixed":
+            self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Two groups: weights that decay; norms, biases and embeddings, which do not."""
-        exempt = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+        exempt = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
         decay: list[nn.Parameter] = []
         no_decay: list[nn.Parameter] = []
+        seen: set[nn.Parameter] = set()  # a parameter that two modules share counts once
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad:
+                if not parameter.requires_grad or parameter in seen:
                     continue
+                seen.add(parameter)
                 stays = isinstance(module, exempt) or name == "bias" or parameter.ndim < 2
                 (no_decay if stays else decay).append(parameter)
         groups: list[dict[str, Any]] = [
