@@ -14,6 +14,7 @@ from core.losses.dcl import dcl
 from core.losses.debiased import debiased
 from core.losses.deepcluster import deepcluster, spherical_kmeans
 from core.losses.dino import DINOLoss
+from core.losses.gradient_cache import cached_backward
 from core.losses.hard_negative import hard_negative
 from core.losses.hubert import feature_penalty, hubert
 from core.losses.ibot import IBOTLoss
@@ -21,7 +22,9 @@ from core.losses.info_nce import info_nce
 from core.losses.koleo import koleo
 from core.losses.logit_scale import LogitScale
 from core.losses.mae import mae, patchify, random_masking
+from core.losses.mixup_contrastive import draw_mixup, m3co, mix, soft_clip
 from core.losses.moco import MoCoLoss, moco_v3
+from core.losses.multiview import average_view, mv_dhel, mv_info_nce, pairwise, poly_view
 from core.losses.nt_xent import nt_xent
 from core.losses.siglip import siglip
 from core.losses.simdino import coding_rate, simdino
@@ -30,6 +33,7 @@ from core.losses.sinkhorn import sinkhorn
 from core.losses.sogclr import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
 from core.losses.supcon import supcon
 from core.losses.swav import swav
+from core.losses.symile import multilinear_scores, pairwise_scores, symile
 from core.losses.vicreg import vicreg
 from core.losses.wav2vec2 import code_diversity, code_perplexity, sample_distractors, wav2vec2
 
@@ -40,34 +44,47 @@ __all__ = [
     "IBOTLoss",
     "LogitScale",
     "MoCoLoss",
+    "average_view",
     "barlow_twins",
     "bpr",
     "byol",
+    "cached_backward",
     "code_diversity",
     "code_perplexity",
     "coding_rate",
     "dcl",
     "debiased",
     "deepcluster",
+    "draw_mixup",
     "embedding_penalty",
     "feature_penalty",
     "hard_negative",
     "hubert",
     "info_nce",
     "koleo",
+    "m3co",
     "mae",
+    "mix",
     "moco_v3",
+    "multilinear_scores",
+    "mv_dhel",
+    "mv_info_nce",
     "nt_xent",
+    "pairwise",
+    "pairwise_scores",
     "patchify",
+    "poly_view",
     "random_masking",
     "sample_distractors",
     "siglip",
     "simdino",
     "simsiam",
     "sinkhorn",
+    "soft_clip",
     "spherical_kmeans",
     "supcon",
     "swav",
+    "symile",
     "vicreg",
     "wav2vec2",
 ]

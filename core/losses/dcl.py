@@ -6,7 +6,7 @@ from torch import Tensor
 
 from core.distributed import global_mean
 from core.losses.precision import full_precision
-from core.losses.rows import Gather, Rows, both, two_view_scores, unit
+from core.losses.rows import Gather, Rows, both, logsumexp_or_empty, two_view_scores, unit
 
 
 @full_precision
@@ -46,8 +46,8 @@ def dcl(
     if sigma is not None:
         weight = _weights((a * b).sum(1).detach() / sigma, rows)
         positive = positive * weight.repeat(2)
-    alone = negatives.isneginf().all(dim=1)
-    spread = negatives.masked_fill(alone[:, None], 0).logsumexp(1).masked_fill(alone, 0)
+    spread = logsumexp_or_empty(negatives, 1)
+    spread = spread.masked_fill(spread.isneginf(), 0)
     return global_mean(spread - positive, both(valid))
 
 

@@ -27,6 +27,12 @@ def zero_invalid(
     return x if valid is None else x.masked_fill(~valid.view(-1, *[1] * (x.ndim - 1)), 0)
 
 
+def logsumexp_or_empty(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+    """Log-sum-exp that is -inf, with a gradient of 0, where all of x along `dim` is -inf."""
+    empty = x.isneginf().all(dim, keepdim=True)
+    return x.masked_fill(empty, 0).logsumexp(dim).masked_fill(empty.squeeze(dim), -torch.inf)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The n rows of this rank among the N candidates.

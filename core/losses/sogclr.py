@@ -117,6 +117,7 @@ class GlobalContrastiveLoss(nn.Module):
         eta: learning rate η of the temperatures.
         beta: share β of the new gradient in its moving average.
         bounds: smallest and largest temperature.
+        normalize: bring the rows to unit length first.
         gather: negatives are this rank's rows or those of all ranks.
     """
 
@@ -131,9 +132,11 @@ class GlobalContrastiveLoss(nn.Module):
         eta: float = 0.03,
         beta: float = 0.5,
         bounds: tuple[float, float] = (0.05, 1.0),
+        normalize: bool = True,
         gather: Gather = "full",
     ) -> None:
         super().__init__()
+        self.normalize = normalize
         self.gather: Gather = gather
         self.table = AnchorTable(
             n,
@@ -169,7 +172,8 @@ class GlobalContrastiveLoss(nn.Module):
             Scalar in float32 at least.
         """
         rows = Rows.of(a, self.gather)
-        positive, scores = two_view_scores(unit(a, True), unit(b, True), 1.0, rows)
+        a, b = unit(a, self.normalize), unit(b, self.normalize)
+        positive, scores = two_view_scores(a, b, 1.0, rows)
         negatives = max(2 * rows.total - 2, 1)
         with torch.no_grad():
             temperature = self.table.temperature[index].to(a.dtype).repeat(2)
@@ -206,6 +210,8 @@ class BimodalGlobalContrastiveLoss(nn.Module):
         clip: the gradient of a temperature is kept in [-clip, clip].
         with_positive: count the positive (difference 0) among the negatives, as the authors' code
             does; its released library does not.
+        eps: added to the averages before they divide.
+        normalize: bring the rows to unit length first.
         gather: negatives are this rank's rows or those of all ranks.
     """
 
@@ -222,10 +228,13 @@ class BimodalGlobalContrastiveLoss(nn.Module):
         bounds: tuple[float, float] = (0.005, 1.0),
         clip: float = 5.0,
         with_positive: bool = True,
+        eps: float = 1e-10,
+        normalize: bool = True,
         gather: Gather = "full",
     ) -> None:
         super().__init__()
-        self.with_positive = with_positive
+        self.normalize = normalize
+        self.with_positive, self.eps = with_positive, eps
         self.gather: Gather = gather
         self.first, self.second = (
             AnchorTable(
@@ -265,7 +274,7 @@ class BimodalGlobalContrastiveLoss(nn.Module):
             Scalar in float32 at least.
         """
         rows = Rows.of(a, self.gather)
-        a, b = unit(a, True), unit(b, True)
+        a, b = unit(a, self.normalize), unit(b, self.normalize)
         one_way = self._side(self.first, a, b, a_index, rows, fresh)
         return one_way + self._side(self.second, b, a, b_index, rows, fresh)
 
@@ -292,7 +301,7 @@ class BimodalGlobalContrastiveLoss(nn.Module):
             mean = powers.sum(1) / negatives
             old = table.average[index].to(anchors.dtype) * (old_maximum - maximum).exp()
             average = table.averaged(old, mean, table.fresh(index, fresh))
-            weights = powers / average.clamp(min=torch.finfo(average.dtype).tiny)[:, None]
+            weights = powers / (average + self.eps)[:, None]
         attraction = (weights * differences).sum(1) / negatives
         if self.training:
             with torch.no_grad():

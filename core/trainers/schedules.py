@@ -1,6 +1,7 @@
 """Learning-rate schedules: a multiplier of the optimizer's rate for every step."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer
@@ -113,7 +114,7 @@ def infinite(
         )
     ends = [int(total_steps * fraction) for fraction in (warmup, cooldown_end, constant_end)]
     warm, cool, flat = ends
-    down_to_0_from_1 = {
+    down_to_0_from_1: Callable[[float], float] = {
         "cosine": lambda p: 0.5 * (1 + math.cos(math.pi * p)),
         "inverse_sqrt": lambda p: 1 - _inverse_sqrt(p, timescale) / _inverse_sqrt(1, timescale),
         "linear": lambda p: 1 - p,
@@ -122,7 +123,7 @@ def infinite(
     def multiplier(step: int) -> float:
         if step > flat:
             progress = min(1.0, (step - flat) / max(1, total_steps - flat))
-            return constant * float((final / constant) ** progress)
+            return constant * math.exp(progress * math.log(final / constant))
         if not first_task or step > cool:
             return constant
         if step <= warm:
