@@ -1,7 +1,9 @@
 """fit: one training run, from prepared data to checkpoints."""
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +112,7 @@ def fit(
         DataError: an option cannot be used on this machine, the run to go on from was made with
             other data, seed, batch size or system, or the loss is no longer finite.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = data.without_test()
     _check_options(
         max_epochs=max_epochs,
@@ -175,8 +178,11 @@ def fit(
     callbacks += [*_progress(progress), checkpoints]
     trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
 
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    trainer.fit(system, loader, ckpt_path=resume, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        trainer.fit(system, loader, ckpt_path=resume, weights_only=True)
     best = run_dir / "checkpoints" / "best.ckpt"
     return Fit(
         checkpoint=best if best.exists() else run_dir / "checkpoints" / "last.ckpt",

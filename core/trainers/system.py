@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelHubMixin, PyTorchModelHubMixin
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from core.data.checks import DataError
 from core.trainers.schedules import constant
 
 Batch = dict[str, Tensor]
+T = TypeVar("T", bound=ModelHubMixin)
 
 
 class System(LightningModule, PyTorchModelHubMixin):
@@ -47,6 +50,19 @@ class System(LightningModule, PyTorchModelHubMixin):
         Without dropout or augmentation; of unit length only if the method says so.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
+
+    @classmethod
+    def _load_as_safetensor(cls, model: T, model_file: str, map_location: str, strict: bool) -> T:
+        # The hub's own default would leave what a file lacks as it was drawn at random.
+        try:
+            return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+        except (RuntimeError, OSError, SafetensorError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+            raise DataError(
+                f"cannot be read as weights of {cls.__name__}: {reason}",
+                path=model_file,
+                expected="a folder written by save_pretrained of the same method",
+            ) from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One step of Lightning's loop; hands every term of the objective over to `LogTerms`."""
