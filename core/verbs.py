@@ -1,7 +1,6 @@
 """What each verb of a domain's command does, given the composed config."""
 
 import json
-import logging
 import os
 import platform
 import shutil
@@ -44,7 +43,6 @@ _NOT_OF_THE_RUN = (
 
 def run(config: DictConfig) -> None:
     """Runs the verb that the config names."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     verbs = {
         "train": train,
         "evaluate": evaluate,
