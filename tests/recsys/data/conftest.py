@@ -1,6 +1,5 @@
 """Data sets that the tests read."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,4 @@ def folder(tmp_path: Path) -> Path:
     np.save(folder / "image_feat.npy", rng.normal(size=(5, 4)))
     np.save(folder / "text_feat.npy", rng.normal(size=(5, 3)).astype(np.float32))
     (folder / "items.csv").write_text('itemID,title\n0,"Cup, red"\n1,Pot\n2,Pan\n4,Mug\n')
-    return folder
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data sets; skips where it is missing."""
-    default = Path(__file__).parents[4] / "shared" / "data"
-    folder = Path(os.environ.get("CONSILIENCE_REAL_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}; set CONSILIENCE_REAL_DATA")
     return folder
