@@ -62,6 +62,9 @@ class Line(System):
         error = (self.linear(batch["x"]).squeeze(1) - batch["y"]).square()
         return {"loss": global_mean(error)}
 
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        return {"series": self.linear(batch["x"])}
+
 
 @dataclass(frozen=True, eq=False)
 class TinyData:
