@@ -20,6 +20,7 @@ class Batch:
     y: Tensor  # (B, DIM) and for the second
     label: Tensor  # (B,)
     index: Tensor  # (B,)
+    partner: Tensor  # (B,) index of another sample, or of the same
     valid: Tensor  # (B,) bool
     mask: Tensor  # (B, FRAMES) bool
     codes: Tensor  # (B, FRAMES)
@@ -35,11 +36,15 @@ def make_batch(size: int = 6, seed: int = 0) -> Batch:
     mask = torch.rand(size, FRAMES, generator=g) < 0.6
     mask[:, 0] = True
     mask[0] = False
+    index = torch.randperm(50, generator=g)[:size]
+    swap = torch.arange(size)
+    swap[[0, 1, -2, -1]] = swap[[1, 0, -1, -2]]
     return Batch(
         x=x,
         y=x + torch.randn(size, DIM, generator=g, dtype=torch.float64),
         label=torch.arange(size) % 3,
-        index=torch.randperm(50, generator=g)[:size],
+        index=index,
+        partner=index[swap],
         valid=torch.arange(size) % 4 != 1,
         mask=mask,
         codes=torch.randint(0, CLASSES, (size, FRAMES), generator=g),
@@ -116,6 +121,29 @@ def _bimodal(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
     return loss(a, b, *numbers) + loss(a, b, *numbers)
 
 
+def _views(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([a, b, a.roll(1, dims=1)])
+
+
+def _many(loss: Callable[..., Tensor]) -> "Objective":
+    def objective(a: Tensor, b: Tensor, batch: Batch, valid: Tensor | None = None) -> Tensor:
+        every_view = None if valid is None else valid.expand(3, -1)
+        return loss(_views(a, b), valid=every_view)
+
+    return objective
+
+
+def _symile(a: Tensor, b: Tensor, batch: Batch, **options: Any) -> Tensor:
+    modalities = [a, b, a.roll(1, dims=1)]
+    return losses.symile(modalities, 0.5, negatives="all", tile=2, **options)
+
+
+def _m3co(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    here = (batch.partner[:, None] == batch.index).to(torch.uint8)
+    partner = here.argmax(1) if len(a) else batch.partner
+    return losses.m3co(a, b, partner, (batch.label + 1) / 4, 0.3)
+
+
 Objective = Callable[..., Tensor]
 
 # (a, b, batch, **options) -> loss; these take the options `valid` (and `gather`, where they say).
@@ -146,6 +174,12 @@ MASKABLE: dict[str, Objective] = {
     "vicreg": lambda a, b, batch, **o: losses.vicreg(a, b, **o),
     "koleo": lambda a, b, batch, **o: losses.koleo(a, **o),
     "bpr": lambda a, b, batch, **o: losses.bpr(a.sum(1), b.sum(1), **o),
+    "mv_info_nce": _many(losses.mv_info_nce),
+    "mv_info_nce_cross_view": _many(
+        lambda views, **o: losses.mv_info_nce(views, denominator="cross_view", **o)
+    ),
+    "mv_dhel": _many(losses.mv_dhel),
+    "symile": _symile,
 }
 
 ALL: dict[str, Objective] = MASKABLE | {
@@ -162,6 +196,10 @@ ALL: dict[str, Objective] = MASKABLE | {
     "wav2vec2": _wav2vec2,
     "code_diversity": _diversity,
     "hubert": _hubert,
+    "poly_view": lambda a, b, batch: losses.poly_view(_views(a, b)),
+    "average_view": lambda a, b, batch: losses.average_view(_views(a, b)),
+    "m3co": _m3co,
+    "soft_clip": lambda a, b, batch: losses.soft_clip(a, b),
     "embedding_penalty": lambda a, b, batch: losses.embedding_penalty(a, b),
 }
 

@@ -152,6 +152,13 @@ EXTREME = {
         torch.arange(72).view(6, 4, 3) % 24,
         0.002,
     ),
+    "mv_info_nce": lambda a, b: losses.mv_info_nce(torch.stack([a, b, b]), 0.002),
+    "mv_dhel": lambda a, b: losses.mv_dhel(torch.stack([a, b, b]), 0.002),
+    "poly_view": lambda a, b: losses.poly_view(torch.stack([a, b, b]), 0.002),
+    "symile": lambda a, b: losses.symile([a, b, b], 4000.0),
+    "symile_all": lambda a, b: losses.symile([a, b, b], 4000.0, negatives="all"),
+    "m3co": lambda a, b: losses.m3co(a, b, torch.arange(6).flip(0), torch.rand(6), 0.002),
+    "soft_clip": lambda a, b: losses.soft_clip(a, b, 0.002),
     "bpr": lambda a, b: losses.bpr(500 * a.sum(1), 500 * b.sum(1)),
 }
 
