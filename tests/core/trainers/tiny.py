@@ -137,12 +137,17 @@ def train(
     data: TinyData | None = None,
     task: TinyTask | None = None,
     seed: int = 0,
+    chance: int | None = None,
     **options: Any,
 ) -> tuple[Fit, System]:
-    """One run of a freshly built system from a fresh random state, as a command would do it."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    """One run of a freshly built system from a fresh random state, as a command would do it.
+
+    `chance` starts the random streams where not the seed of the run does.
+    """
+    chance = seed if chance is None else chance
+    random.seed(chance)
+    np.random.seed(chance)
+    torch.manual_seed(chance)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     trained = system()
     budget = {"max_epochs": 3, "batch_size_global": 8, "accelerator": "cpu", "progress": False}
