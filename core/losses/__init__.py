@@ -2,9 +2,11 @@
 
 Conventions of all of them: embeddings come raw, (B, D), and `normalize=True` brings them to unit
 length; temperatures are divisors; computation is in float32 at least, whatever autocast says, and
-float64 stays float64; rows where `valid` is False are neither anchors nor candidates; `gather`
-says whether the rows of the other ranks are candidates. The scalar that a rank returns is its
-share: its mean over the ranks is the loss of the whole batch (see `core.distributed`).
+float64 stays float64. Where a loss takes them: rows whose `valid` is False are neither anchors nor
+candidates, rows of equal `ids` are no negatives of each other, and `gather` says whether the rows
+of the other ranks are candidates. The scalar that a rank returns is its share: its mean over the
+ranks is the loss of the whole batch, and DistributedDataParallel's mean of the gradients is the
+gradient of the whole batch (see `core.distributed`).
 """
 
 from core.losses.barlow_twins import barlow_twins

@@ -1,5 +1,6 @@
 """Contrast of more than two views, or modalities, at once."""
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from typing import Literal
@@ -53,7 +54,7 @@ def mv_info_nce(
             out[:, view] = True
         sums.append(logsumexp_or_empty(scores.masked_fill(out, -torch.inf).flatten(1), 1))
     # Ordered pairs: every product is counted twice.
-    positive = _positives(z, temperature, _own(present, rows)) + torch.log(z.new_tensor(2.0))
+    positive = _positives(z, temperature, _own(present, rows)) + math.log(2)
     return _mean(logsumexp_or_empty(torch.stack(sums), 0) - positive, _own(present, rows))
 
 
@@ -158,7 +159,7 @@ def _own(present: Tensor, rows: Rows) -> Tensor:
 
 def _positives(z: Tensor, temperature: float, own: Tensor) -> Float[Tensor, " n"]:
     """Log Σ_{l<l'} exp(u_l·u_l'/τ) over the views that a sample has."""
-    first, second = torch.combinations(torch.arange(len(z), device=z.device)).unbind(1)
+    first, second = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
     scores = (z[first] * z[second]).sum(-1) / temperature
     return logsumexp_or_empty(scores.masked_fill(~(own[first] & own[second]), -torch.inf), 0)
 

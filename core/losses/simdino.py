@@ -65,6 +65,7 @@ def coding_rate(z: Float[Tensor, "batch dim"], eps: float = 0.5) -> Float[Tensor
     dim = z.shape[1]
     count = row_count(z)
     gram = all_reduce_sum(z.T @ z) * (dim / (count * eps))
-    factor = torch.linalg.cholesky(gram + torch.eye(dim, dtype=z.dtype, device=z.device))
+    # The matrix is positive definite; to check it, the device would have to be waited for.
+    factor = torch.linalg.cholesky_ex(gram + torch.eye(dim, dtype=z.dtype, device=z.device)).L
     rate: Tensor = (dim + count) / (dim * count) * factor.diagonal().log().sum()
     return rate

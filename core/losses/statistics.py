@@ -11,7 +11,7 @@ def row_count(
     x: Float[Tensor, "n ..."], valid: Bool[Tensor, " n"] | None = None
 ) -> Float[Tensor, ""]:
     """Number of valid rows on all ranks, at least 1, in the dtype of x and without gradient."""
-    here = x.new_tensor(len(x)) if valid is None else valid.sum().to(x.dtype)
+    here = x.new_full((), len(x)) if valid is None else valid.sum().to(x.dtype)
     return all_reduce_sum(here).clamp(min=1)
 
 

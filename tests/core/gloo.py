@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 # The fork server imports torch once; every process of every test is then a quick, clean fork.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed"])
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo"])
 
 
 def run_gloo(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
