@@ -36,7 +36,8 @@ def domain_command(domain: str) -> Callable[[], None]:
             return
         verb, overrides = _split_verb(arguments)
         if verb is None:
-            close = get_close_matches(" ".join(arguments[:2]), VERBS, n=1, cutoff=0.4)
+            said = ((" ".join(arguments[:2]), 0.8), (arguments[0], 0.6))
+            close = [v for words, cut in said for v in get_close_matches(words, VERBS, 1, cut)]
             hint = f" (did you mean `{close[0]}`?)" if close else ""
             _fail(f"{_program(domain)} has no verb {arguments[0]!r}{hint}: see --help")
         elif verb == "systems":
