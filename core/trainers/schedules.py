@@ -69,6 +69,29 @@ def linear(
     return LambdaLR(optimizer, multiplier)
 
 
+def exponential(
+    optimizer: Optimizer, total_steps: int, *, epochs: int, factor: float = 0.96, every: float = 50
+) -> LambdaLR:
+    """The rate x factor^(epoch / every), constant within an epoch.
+
+    Args:
+        optimizer: its rate is that of the first epoch.
+        total_steps: optimizer steps of the whole training.
+        epochs: epochs of the whole training.
+        factor: what the rate is multiplied by, above 0.
+        every: after so many epochs, little by little.
+
+    Raises:
+        DataError: `factor` or `every` is not above 0.
+    """
+    if factor <= 0 or every <= 0:
+        raise DataError(
+            f"schedule.factor={factor} schedule.every={every}", expected="numbers above 0"
+        )
+    steps_per_epoch = max(1, total_steps // epochs)
+    return LambdaLR(optimizer, lambda step: factor ** (step // steps_per_epoch / every))
+
+
 def infinite(
     optimizer: Optimizer,
     total_steps: int,
