@@ -1,11 +1,9 @@
 """BPR-MF: matrix factorisation with Bayesian personalised ranking (UAI 2009, arXiv 1205.2618)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.distributed import global_mean
-from core.losses import bpr
+from core.losses import bpr, embedding_penalty
 from recsys.systems.recommender import Recommender
 
 
@@ -45,7 +43,7 @@ class BPR(Recommender):
         positives = self.item_embedding(batch["item"])
         negatives = self.item_embedding(batch["negative"])
         ranking = bpr((users * positives).sum(1), (users * negatives).sum(1))
-        penalty = squared_norms(users, positives, negatives)
+        penalty = 0.5 * embedding_penalty(users, positives, negatives)
         return {
             "loss": ranking + self.reg_weight * penalty,
             "bpr": ranking,
@@ -55,8 +53,3 @@ class BPR(Recommender):
     def tables(self) -> dict[str, Float[Tensor, "n dim"]]:
         """The two embedding tables."""
         return {"user": self.user_embedding.weight, "item": self.item_embedding.weight}
-
-
-def squared_norms(*embeddings: Float[Tensor, "batch dim"]) -> Tensor:
-    """Mean over the rows of half the squared norm of all their embeddings together."""
-    return global_mean(0.5 * torch.stack([e.square().sum(1) for e in embeddings]).sum(0))

@@ -4,8 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.encoders.graph import propagate
-from core.losses import bpr
-from recsys.systems.bpr import squared_norms
+from core.losses import bpr, embedding_penalty
 from recsys.systems.recommender import Recommender
 
 
@@ -46,7 +45,7 @@ class LightGCN(Recommender):
         rows = batch["user"], batch["item"] + self.n_users, batch["negative"] + self.n_users
         users, positives, negatives = (nodes.index_select(0, row) for row in rows)
         ranking = bpr((users * positives).sum(1), (users * negatives).sum(1))
-        penalty = squared_norms(*(self.embedding(row) for row in rows))
+        penalty = 0.5 * embedding_penalty(*(self.embedding(row) for row in rows))
         return {
             "loss": ranking + self.reg_weight * penalty,
             "bpr": ranking,

@@ -5,9 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.data.checks import DataError
-from core.losses import bpr
+from core.losses import bpr, embedding_penalty
 from recsys.data.interactions import Interactions
-from recsys.systems.bpr import squared_norms
 from recsys.systems.recommender import Recommender
 
 
@@ -77,7 +76,7 @@ class VBPR(Recommender):
         positive, positive_norm = self._score(latent, visual, batch["item"])
         negative, negative_norm = self._score(latent, visual, batch["negative"])
         ranking = bpr(positive, negative)
-        penalty = squared_norms(latent, visual, positive_norm, negative_norm)
+        penalty = 0.5 * embedding_penalty(latent, visual, positive_norm, negative_norm)
         return {
             "loss": ranking + self.reg_weight * penalty,
             "bpr": ranking,
