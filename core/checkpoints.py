@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from core.trainers.system import System
 
 OURS = "consilience"  # the key of a checkpoint under which lies what Lightning does not keep
+_ENTRIES = {"state_dict", "epoch", OURS}
+_OUR_ENTRIES = {"target", "arguments", "config", "loader", "monitor", "best_score", "best_epoch"}
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -52,9 +54,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             expected="a .ckpt file written by a train command",
             fix="use another checkpoint of the run, or train again",
         ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(OURS), dict):
+    ours = checkpoint.get(OURS) if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or not (
+        checkpoint.keys() >= _ENTRIES and ours.keys() >= _OUR_ENTRIES
+    ):
         raise DataError(
-            "not a checkpoint of this project", path=path, expected=f"the entry {OURS!r}"
+            "not a checkpoint of this project",
+            path=path,
+            expected=f"the entries {', '.join(sorted(_ENTRIES))} that a train command writes",
         )
     entries: dict[str, Any] = checkpoint
     return entries
@@ -98,7 +105,10 @@ def load_system(path: str | Path) -> tuple["System", dict[str, Any], dict[str, A
         raise DataError(f"its system {ours['target']} is not installed", path=path) from error
     if not issubclass(system_class, System):
         raise DataError(f"it names {ours['target']}, which is not a System", path=path)
-    system = system_class(**ours["arguments"])
+    try:
+        system = system_class(**ours["arguments"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{ours['target']} cannot be built: {error}", path=path) from error
     load_weights(system, checkpoint, path)
     choice = {key: ours[key] for key in ("monitor", "best_score", "best_epoch")}
     choice["epoch"] = checkpoint["epoch"]
