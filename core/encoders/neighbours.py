@@ -4,13 +4,13 @@ A graph of n nodes is two tables of k columns, the ids of each node's neighbours
 their shapes are known before the graph is, so they can be buffers of a system.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isqrt
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
-from scipy.sparse import coo_array, csr_array
+from jaxtyping import Float, Float64, Int, Int64
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import embedding_bag, normalize
@@ -148,42 +148,105 @@ def co_occurrence(
         Counts, falling along the row, 0 where there are fewer than k; ids, -1 there; and how many
         neighbours of each row were found, 0 to k. On the device of `rows`.
     """
-    pairs = rows.cpu().numpy(), columns.cpu().numpy()
-    matrix = csr_array((np.ones(len(rows), dtype=np.int32), pairs), shape=(n_rows, n_columns))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    transposed = matrix.T.tocsr()
-
-    degree = np.diff(transposed.indptr)
-    work = np.concatenate([[0], np.cumsum(degree[matrix.indices])])[matrix.indptr]
     counts = np.zeros((n_rows, k), dtype=np.int64)
     ids = np.full((n_rows, k), -1, dtype=np.int64)
-    start = 0
-    while start < n_rows:
-        fits = np.searchsorted(work, work[start] + _PAIRS_AT_ONCE, side="right") - 1
-        stop = min(max(int(fits), start + 1), n_rows)
-        product = (matrix[start:stop] @ transposed).tocoo()
+    for start, product in _common_partners(_incidence(rows, columns, n_rows, n_columns)):
         row, place, other, count = _most_common(product, start, k)
         counts[row, place], ids[row, place] = count, other
-        start = stop
     found = torch.from_numpy((ids >= 0).sum(1)).to(rows.device)
     return torch.from_numpy(counts).to(rows.device), torch.from_numpy(ids).to(rows.device), found
 
 
-def _most_common(product: coo_array, start: int, k: int) -> tuple[np.ndarray, ...]:
+def cosine_co_occurrence(
+    rows: Int[Tensor, " n_pairs"],
+    columns: Int[Tensor, " n_pairs"],
+    n_rows: int,
+    n_columns: int,
+    k: int,
+) -> tuple[Float64[Tensor, "n_rows k"], Int64[Tensor, "n_rows k"], Int64[Tensor, " n_rows"]]:
+    """The k nodes whose partners are most alike: |N_i & N_j| / sqrt(|N_i| |N_j|).
+
+    As `co_occurrence`, with cosines instead of counts; those that are equal as fractions are a tie.
+    """
+    incidence = _incidence(rows, columns, n_rows, n_columns)
+    degree = np.diff(incidence.indptr).astype(np.float64)
+    cosines = np.zeros((n_rows, k))
+    ids = np.full((n_rows, k), -1, dtype=np.int64)
+    for start, product in _common_partners(incidence):
+        entries = product.tocoo()
+        row, other = entries.row.astype(np.int64) + start, entries.col.astype(np.int64)
+        partner = row != other
+        row, other, count = row[partner], other[partner], product.data[partner].astype(np.float64)
+        # Sorted by the squares: a quotient of integers is rounded alike however it is written.
+        square = count * count / degree[other]
+        order = np.lexsort((other, -square, row))
+        row, other, square = row[order], other[order], square[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        best = place < k
+        row, place, other = row[best], place[best], other[best]
+        cosines[row, place], ids[row, place] = np.sqrt(square[best] / degree[row]), other
+    found = torch.from_numpy((ids >= 0).sum(1)).to(rows.device)
+    return torch.from_numpy(cosines).to(rows.device), torch.from_numpy(ids).to(rows.device), found
+
+
+def _incidence(rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> csr_array:
+    """The 0/1 matrix of the pairs."""
+    pairs = rows.cpu().numpy(), columns.cpu().numpy()
+    matrix = csr_array((np.ones(len(rows), dtype=np.int32), pairs), shape=(n_rows, n_columns))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def _common_partners(matrix: csr_array) -> Iterator[tuple[int, csr_array]]:
+    """First row and the R R^T of blocks of rows, each counted from a bounded number of pairs."""
+    transposed = matrix.T.tocsr()
+    degree = np.diff(transposed.indptr)
+    work = np.concatenate([[0], np.cumsum(degree[matrix.indices])])[matrix.indptr]
+    start, n_rows = 0, matrix.shape[0]
+    while start < n_rows:
+        fits = np.searchsorted(work, work[start] + _PAIRS_AT_ONCE, side="right") - 1
+        stop = min(max(int(fits), start + 1), n_rows)
+        yield start, matrix[start:stop] @ transposed
+        start = stop
+
+
+def _most_common(product: csr_array, start: int, k: int) -> tuple[np.ndarray, ...]:
     """Row, rank in the row, id and count of the k largest counts of the rows from `start` on."""
-    other = product.col.astype(np.int64)
-    row = product.row.astype(np.int64) + start
-    partner = row != other
-    row, other, count = row[partner], other[partner], product.data[partner].astype(np.int64)
+    product.sort_indices()
+    row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+    kept = (row + start != product.indices) & _among_largest(product, row, k)
+    row, other, count = row[kept], product.indices[kept], product.data[kept].astype(np.int64)
     largest, n = count.max(initial=0) + 1, product.shape[1]
     # One integer that sorts by row, then falling count, then id.
-    key = np.sort(((row - start) * largest + largest - 1 - count) * n + other)
+    key = np.sort((row * largest + largest - 1 - count) * n + other)
     row, rest = np.divmod(key, largest * n)
     place = np.arange(len(key)) - np.searchsorted(row, row)
     best = place < k
     count, other = np.divmod(rest[best], n)
     return row[best] + start, place[best], other, largest - 1 - count
+
+
+def _among_largest(product: csr_array, row: np.ndarray, k: int) -> np.ndarray:
+    """Which entries can be among the k largest beside the diagonal; few more than k of a row.
+
+    Almost all counts are 1 and a sort of them all would take most of the time.
+    """
+    k, levels = k + 1, 16
+    level = np.minimum(product.data, levels - 1)
+    histogram = np.bincount(row * levels + level, minlength=product.shape[0] * levels)
+    at_least = histogram.reshape(-1, levels)[:, ::-1].cumsum(1)[:, ::-1]
+    # Levels are whole from `threshold` + 1 on; of the threshold itself the smallest ids fill up.
+    threshold = np.maximum((at_least >= k).sum(1) - 1, 0)
+    # The last level holds unequal counts, so none of it is left out.
+    last = threshold == levels - 1
+    above = at_least[np.arange(len(threshold)), np.where(last, 0, threshold + 1)]
+    above[last] = -product.shape[1]
+    tied = level == threshold[row]
+    before = np.concatenate([[0], tied.cumsum()])
+    rank = before[:-1] - before[product.indptr[:-1]][row]
+    among: np.ndarray = (level > threshold[row]) | (tied & (rank < (k - above)[row]))
+    return among
 
 
 class NeighbourGraph:

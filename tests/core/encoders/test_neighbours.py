@@ -98,6 +98,19 @@ def test_co_occurrence_is_that_of_the_dense_product(
     assert found[3] == 0
 
 
+def test_large_counts_are_told_apart() -> None:
+    # Rows share 14 to 40 columns: counts around and far above those that are told apart first.
+    sizes = [40, 14, 15, 16, 17, 33, 17, 40]
+    rows = torch.cat([torch.full((size,), row) for row, size in enumerate(sizes)])
+    columns = torch.cat([torch.arange(size) for size in sizes])
+    counts, ids, found = co_occurrence(rows, columns, 8, 40, 4)
+    assert ids[0].tolist() == [7, 5, 4, 6]
+    assert counts[0].tolist() == [40, 33, 17, 17]
+    assert ids[1].tolist() == [0, 2, 3, 4]
+    assert counts[1].tolist() == [14] * 4
+    assert found.tolist() == [4] * 8
+
+
 def test_a_pair_that_repeats_counts_once() -> None:
     rows, columns = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 0, 1])
     counts, ids, found = co_occurrence(rows, columns, 3, 2, 2)
