@@ -5,12 +5,15 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,10 +22,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from core.build import build
-from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint
+from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint, weights_digest
+from core.cli import conf_dir
 from core.data.checks import DataError
 from core.distributed import broadcast_object
 from core.evaluation.evaluation import Evaluation
+from core.evaluation.index import NeighbourIndex
 from core.evaluation.statistics import bootstrap_mean
 from core.report import print_table
 from core.trainers import Data, Fit, System, Task, fit
@@ -36,6 +41,8 @@ _NOT_OF_THE_RUN = (
     "query",
     "k",
     "path",
+    "index",
+    "index_kind",
     "seeds",
     "tune",
 )
@@ -47,6 +54,7 @@ def run(config: DictConfig) -> None:
         "train": train,
         "evaluate": evaluate,
         "embed": embed,
+        "index": index,
         "search": search,
         "compare": compare,
     }
@@ -195,7 +203,34 @@ def search(config: DictConfig) -> None:
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
-    print_table(task.search(system, data, str(config.query), config.k), f"{config.query}")
+    index = None
+    if config.index is not None:
+        index = NeighbourIndex.read(Path(config.index), weights_digest(system))
+    print_table(task.search(system, data, str(config.query), config.k, index), f"{config.query}")
+
+
+def index(config: DictConfig) -> None:
+    """Builds approximate neighbours of a checkpoint's embeddings and prints what they miss."""
+    if config.out is None:
+        raise DataError("where to?", fix="give out=DIR")
+    checkpoint = _checkpoint_of(config)
+    config, data = _data_of_checkpoint(config, checkpoint)
+    system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
+    spaces = {
+        name: (vectors.cpu().numpy(), queries.cpu().numpy())
+        for name, (vectors, queries) in task.index_spaces(system, data).items()
+    }
+    vectors = {name: pair[0] for name, pair in spaces.items()}
+    built = NeighbourIndex(vectors, weights_digest(system), config.index_kind)
+    built.write(Path(config.out))
+    rows = []
+    for name, (found, queries) in spaces.items():
+        drawn = np.random.default_rng(0).permutation(len(queries))[:1000]
+        recall = built.recall(name, found, queries[drawn], config.k)
+        rows.append(
+            {"space": name, "vectors": len(found), f"recall of the exact {config.k}": recall}
+        )
+    print_table(rows, f"{config.out}: {config.index_kind}, against exact search of 1000 queries")
 
 
 def compare(config: DictConfig) -> None:
@@ -216,7 +251,13 @@ def evaluate_checkpoint(
 
 
 def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
-    """A saved config with what this command line sets; its system stays what it was."""
+    """A saved config with what this command line sets; its system stays what it was.
+
+    Raises:
+        DataError: the command line names another system, or the saved config would call something
+            that neither the project's configs nor this command line name.
+    """
+    _refuse_foreign_targets(saved, config)
     saved = saved.copy()
     for text in HydraConfig.get().overrides.task:
         key = OverridesParser.create().parse_override(text).key_or_group.split("@")[0]
@@ -230,6 +271,31 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
         for key in _NOT_OF_THE_RUN:
             saved[key] = config[key]
     return saved
+
+
+def _refuse_foreign_targets(saved: DictConfig, config: DictConfig) -> None:
+    # A checkpoint may come from anyone, and a target is code that is run.
+    known = set(_targets(OmegaConf.to_container(config)))
+    for package in ("core", config.domain):
+        for file in conf_dir(package).rglob("*.yaml"):
+            known.update(_targets(yaml.safe_load(file.read_text())))
+    foreign = sorted(set(_targets(OmegaConf.to_container(saved))) - known)
+    if foreign:
+        raise DataError(
+            f"the checkpoint's config would call {', '.join(foreign)}",
+            expected="only what the configs of this project call",
+            fix="if you trust it, name the target on the command line, e.g. data._target_=...",
+        )
+
+
+def _targets(node: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a YAML file holds
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
 
 
 def saved_config(config: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,282 @@
+"""What every YAML file of every domain keeps to."""
+
+import importlib
+import inspect
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from core.checkpoints import read_checkpoint
+from core.cli import VERBS
+from core.trainers import fit
+
+ROOT = Path(__file__).parents[1]
+DOMAINS = ("medical", "remote_sensing", "audio_music", "recsys", "har")
+FILES = sorted(
+    file for package in ("core", *DOMAINS) for file in (ROOT / package).rglob("conf/**/*.yaml")
+)
+SYSTEMS = [file for file in FILES if file.parent.name == "system"]
+DATA = [file for file in FILES if file.parent.name == "data"]
+SHARED = [
+    file for file in FILES if file.parent.name in ("optimizer", "schedule", "logger", "trainer")
+]
+# What makes the domain's demo data small, for `data demo` and for `train data=demo`.
+SMALL = {"recsys": "demo.n_users=80 demo.n_items=50"}
+
+
+def _name(file: Path) -> str:
+    return "/".join(part for part in file.relative_to(ROOT).with_suffix("").parts if part != "conf")
+
+
+def each(files: list[Path]) -> pytest.MarkDecorator:
+    assert files
+    return pytest.mark.parametrize("file", files, ids=_name)
+
+
+def _domain(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
+
+
+def _defaults(target: Any) -> dict[str, Any]:
+    """Keyword -> default of all that have one."""
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _arguments(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+
+
+def _run(domain: str, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [domain.replace("_", "-"), *shlex.split(line)])
+    importlib.import_module(f"{domain}.cli").main()
+
+
+def test_all_files_are_looked_at() -> None:
+    assert {_domain(file) for file in FILES} == {"core", *DOMAINS}
+    assert {"recsys/system/bm3", "recsys/data/demo", "core/trainer/ddp"} <= set(map(_name, FILES))
+    assert {_domain(file) for file in SYSTEMS} == {_domain(file) for file in DATA} == set(SMALL)
+
+
+def _command(file: Path) -> tuple[str, str, str]:
+    """Program, verb and the rest of the command in the first comment."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    program, _, line = lines[0].removeprefix("# ").partition(" ")
+    verb = next((verb for verb in VERBS if f"{line} ".startswith(f"{verb} ")), "")
+    return program, verb, line.removeprefix(verb).strip()
+
+
+@each(FILES)
+def test_the_first_comment_is_the_command(file: Path) -> None:
+    assert file.read_text().startswith("# ")
+    program, verb, _ = _command(file)
+    assert program in {domain.replace("_", "-") for domain in DOMAINS}
+    assert _domain(file) in ("core", program.replace("-", "_"))
+    assert verb
+
+
+@each([file for file in FILES if _command(file)[0].replace("-", "_") in SMALL])
+def test_the_command_composes_and_chooses_the_file(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, verb, rest = _command(file)
+    _run(
+        program.replace("-", "_"),
+        f"{verb} {rest.removesuffix('--cfg job')} --cfg job",
+        tmp_path,
+        monkeypatch,
+    )
+    out, err = capsys.readouterr()
+    assert err == ""
+    composed = yaml.safe_load(out)
+    content = yaml.safe_load(file.read_text())
+    if file.parent.name in ("system", "data", "optimizer", "schedule", "logger", "trainer"):
+        node = content if "system" in content else {file.parent.name: content}
+        for group, values in node.items():
+            for key, value in values.items() if group != "defaults" else ():
+                if key == "defaults" or group == "card":
+                    continue
+                # A value that the command itself sets is its own example.
+                if f"{group}.{key}=" not in rest and not isinstance(value, dict):
+                    expected = value if "${" not in str(value) else composed[group][key]
+                    assert composed[group][key] == expected, key
+    assert list(tmp_path.iterdir()) == []
+
+
+@each(SYSTEMS)
+def test_a_system_lists_its_keywords_with_their_defaults(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    target = get_object(content["system"]["_target_"])
+    expected = {name: _plain(value) for name, value in _defaults(target).items()}
+    assert _arguments(content["system"]) == expected
+    assert target.__module__ == f"{_domain(file)}.systems.{file.stem}"
+    assert content["card"].keys() == {"name", "title", "paper", "modalities"}
+
+
+@each([file for file in DATA if "_target_" in yaml.safe_load(file.read_text())])
+def test_data_lists_its_keywords_with_their_defaults(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    target = get_object(content["_target_"])
+    expected = {name: _plain(value) for name, value in _defaults(target).items()}
+    assert _arguments(content) == expected | {"path": "???"}
+
+
+@each([ROOT / domain / "conf" / "config.yaml" for domain in SMALL])
+def test_the_nodes_of_a_domain_are_keywords_of_their_targets(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    for name in ("task", "demo", "check"):
+        known = inspect.signature(get_object(content[name]["_target_"])).parameters
+        assert _arguments(content[name]).keys() <= known.keys(), name
+    trainer = yaml.safe_load((ROOT / "core/conf/trainer/default.yaml").read_text())
+    assert content["trainer"].keys() <= trainer.keys()
+
+
+def test_the_trainer_lists_the_options_of_fit() -> None:
+    not_options = {"optimizer", "schedule", "loggers", "config", "seed", "resume", "progress"}
+    expected = {k: v for k, v in _defaults(fit).items() if k not in not_options}
+    assert yaml.safe_load((ROOT / "core/conf/trainer/default.yaml").read_text()) == expected
+    for file in (ROOT / "core/conf/trainer").glob("*.yaml"):
+        assert yaml.safe_load(file.read_text()).keys() - {"defaults"} <= expected.keys(), file
+
+
+@each([file for file in SHARED if file.parent.name != "trainer"])
+def test_shared_nodes_are_keywords_of_their_targets(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    nodes = (
+        [content] if "_target_" in content else [v for v in content.values() if isinstance(v, dict)]
+    )
+    assert nodes
+    for node in nodes:
+        target = get_object(node["_target_"])
+        parameters = inspect.signature(target).parameters
+        assert _arguments(node).keys() <= parameters.keys()
+        assert node["_partial_"] is True
+        if target.__module__.startswith("core."):
+            for key, value in _arguments(node).items():
+                given = inspect.Parameter.empty in (parameters[key].default,)
+                assert given or parameters[key].default == value, key
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The small demo data of every domain that has any."""
+    folders = {}
+    for domain, small in SMALL.items():
+        folder = tmp_path_factory.mktemp(domain)
+        with pytest.MonkeyPatch.context() as patch:
+            _run(domain, f"data demo path={folder / 'data'} {small}", folder, patch)
+        folders[domain] = folder / "data"
+    return folders
+
+
+def _two_steps(folder: Path) -> str:
+    """Budget of one epoch of two steps on the demo data in a folder."""
+    table = pl.read_csv(next(folder.glob("*.inter")), separator="\t")
+    n_train = (table["x_label"] == 0).sum()
+    assert n_train > 100
+    return (
+        f"trainer.batch_size_global={-(-n_train // 2)} trainer.max_epochs=1 "
+        "trainer.log_every_n_steps=1 trainer.accelerator=cpu"
+    )
+
+
+def _trained(folder: Path, n_steps: int) -> None:
+    (run,) = (file.parent for file in folder.glob("runs/*/*/*/config.yaml"))
+    checkpoint = read_checkpoint(run)
+    assert checkpoint["global_step"] == n_steps
+    assert checkpoint["epoch"] == 0
+    assert (run / "metrics.json").is_file()
+    rows = pl.read_csv(run / "log.csv")
+    assert len(rows) == max(n_steps, 1)
+    assert any(name.startswith("valid/") for name in rows.columns)
+    saved = OmegaConf.load(run / "config.yaml")
+    assert saved.trainer.max_epochs == 1
+
+
+@each(SYSTEMS)
+def test_every_system_takes_two_steps(
+    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = _domain(file)
+    budget = _two_steps(demos[domain])
+    _run(
+        domain,
+        f"train system={file.stem} data.path={demos[domain]} {budget}",
+        tmp_path,
+        monkeypatch,
+    )
+    # A reference that learns nothing takes no step.
+    _trained(tmp_path, 0 if file.stem == "popularity" else 2)
+
+
+@each(DATA)
+def test_every_data_set_takes_two_steps(
+    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = _domain(file)
+    budget = _two_steps(demos[domain])
+    path = "" if file.stem == "demo" else f"data.path={demos[domain]}"
+    _run(domain, f"train data={file.stem} {path} {SMALL[domain]} {budget}", tmp_path, monkeypatch)
+    _trained(tmp_path, 2)
+
+
+@each([file for file in SHARED if file.parent.name in ("optimizer", "schedule")])
+def test_every_optimizer_and_schedule_takes_two_steps(
+    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = f"{file.parent.name}={file.stem}"
+    budget = _two_steps(demos["recsys"])
+    _run(
+        "recsys",
+        f"train system=bpr {choice} data.path={demos['recsys']} {budget}",
+        tmp_path,
+        monkeypatch,
+    )
+    _trained(tmp_path, 2)
+
+
+def test_a_checkpoint_cannot_name_what_a_command_calls(
+    demos: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+
+    budget = _two_steps(demos["recsys"])
+    _run("recsys", f"train system=bpr data.path={demos['recsys']} {budget}", tmp_path, monkeypatch)
+    (last,) = tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    sprung = tmp_path / "sprung"
+    trap = {"_target_": "subprocess.check_output", "args": ["touch", str(sprung)]}
+    for node in ("data", "task", "demo", "optimizer"):
+        config = checkpoint["consilience"]["config"]
+        changed = checkpoint | {
+            "consilience": checkpoint["consilience"] | {"config": config | {node: trap}}
+        }
+        torch.save(changed, last)
+        for verb in (f"evaluate checkpoint={last}", "train resume=last"):
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                _run("recsys", verb, tmp_path, monkeypatch)
+            assert ended.value.code == 2
+            assert "would call subprocess.check_output" in capsys.readouterr().err
+            assert not sprung.exists()
+
+
+def test_names_are_slugs() -> None:
+    for file in FILES:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", file.stem), file
