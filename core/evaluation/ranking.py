@@ -72,27 +72,53 @@ def full_ranking(
     Raises:
         DataError: no positives, ids beyond the tables, a K below 1, or NaN or infinite vectors.
     """
-    n_users, n_items = len(user_vectors), len(item_vectors)
     _check(user_vectors, item_vectors, train, positives, topk)
+    n_items = len(item_vectors)
+    keys = torch.unique(positives[0] * n_items + positives[1])
+    users = torch.unique_consecutive(keys // n_items)
+    ranked = rank_items(user_vectors, item_vectors, train, users, max(topk), block_size)
+    rows = torch.searchsorted(users, keys // n_items)
+    per_user = ranking_metrics(ranked, rows, keys % n_items, topk)
+    means = torch.stack([values.mean() for values in per_user.values()]).tolist()
+    return Ranking(users, per_user, dict(zip(per_user, means, strict=True)))
+
+
+@torch.no_grad()
+def rank_items(
+    user_vectors: Float[Tensor, "users dim"],
+    item_vectors: Float[Tensor, "items dim"],
+    train: Int64[Tensor, "2 n"],
+    users: Int64[Tensor, " n_ranked"],
+    k: int,
+    block_size: int | None = None,
+) -> Int64[Tensor, "n_ranked k"]:
+    """The k best items of each of the `users`, best first, training items masked.
+
+    Args:
+        user_vectors: (users, dim), row = user id.
+        item_vectors: (items, dim), row = item id.
+        train: (2, n), users over items: what is masked.
+        users: distinct user ids, ascending.
+        k: how many to keep; above the number of items, all are kept.
+        block_size: as in `full_ranking`.
+    """
+    n_users, n_items = len(user_vectors), len(item_vectors)
     dtype = torch.promote_types(user_vectors.dtype, torch.float32)
     device = user_vectors.device
     user_vectors, item_vectors = user_vectors.to(dtype), item_vectors.to(dtype)
     if block_size is None:
         budget = _BLOCK_SCORES["cpu" if device.type == "cpu" else "other"]
         block_size = min(max(budget // n_items, 128), 4096)
-
-    keys = torch.unique(positives[0] * n_items + positives[1])
-    users = torch.unique_consecutive(keys // n_items)
     row_of_user = torch.full((n_users,), len(users), device=device)
     row_of_user[users] = torch.arange(len(users), device=device)
 
-    # Sorted by row, the training pairs of a block are one slice; users without positives sort last.
+    # Sorted by row, the training pairs of a block are one slice; users not asked for sort last.
     train_rows, order = row_of_user[train[0]].sort()
     train_items = train[1][order]
     starts = torch.arange(0, len(users) + block_size, block_size, device=device)
     bounds = torch.searchsorted(train_rows, starts.clamp(max=len(users))).tolist()
 
-    k = min(max(topk), n_items)
+    k = min(k, n_items)
     ranked = torch.empty((len(users), k), dtype=torch.int64, device=device)
     with torch.autocast(device.type, enabled=False):
         for block, start in enumerate(range(0, len(users), block_size)):
@@ -101,10 +127,7 @@ def full_ranking(
             ranked[start : start + block_size] = masked_topk(
                 scores, train_rows[seen] - start, train_items[seen], k
             )
-
-    per_user = ranking_metrics(ranked, row_of_user[keys // n_items], keys % n_items, topk)
-    means = torch.stack([values.mean() for values in per_user.values()]).tolist()
-    return Ranking(users, per_user, dict(zip(per_user, means, strict=True)))
+    return ranked
 
 
 def masked_topk(

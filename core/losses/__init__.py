@@ -20,6 +20,7 @@ from core.losses.gradient_cache import cached_backward
 from core.losses.hard_negative import hard_negative
 from core.losses.hubert import feature_penalty, hubert
 from core.losses.ibot import IBOTLoss
+from core.losses.in_batch_softmax import in_batch_softmax
 from core.losses.info_nce import info_nce
 from core.losses.koleo import koleo
 from core.losses.logit_scale import LogitScale
@@ -33,6 +34,8 @@ from core.losses.simdino import coding_rate, simdino
 from core.losses.simsiam import simsiam
 from core.losses.sinkhorn import sinkhorn
 from core.losses.sogclr import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
+from core.losses.spread_out import spread_out
+from core.losses.streaming_frequency import StreamingFrequency
 from core.losses.supcon import supcon
 from core.losses.swav import swav
 from core.losses.symile import multilinear_scores, pairwise_scores, symile
@@ -46,6 +49,7 @@ __all__ = [
     "IBOTLoss",
     "LogitScale",
     "MoCoLoss",
+    "StreamingFrequency",
     "average_view",
     "barlow_twins",
     "bpr",
@@ -62,6 +66,7 @@ __all__ = [
     "feature_penalty",
     "hard_negative",
     "hubert",
+    "in_batch_softmax",
     "info_nce",
     "koleo",
     "m3co",
@@ -84,6 +89,7 @@ __all__ = [
     "sinkhorn",
     "soft_clip",
     "spherical_kmeans",
+    "spread_out",
     "supcon",
     "swav",
     "symile",

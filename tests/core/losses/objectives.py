@@ -144,6 +144,10 @@ def _m3co(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
     return losses.m3co(a, b, partner, (batch.label + 1) / 4, 0.3)
 
 
+def _log_probability(batch: Batch) -> Tensor:
+    return -(batch.index + 1.0).log()
+
+
 Objective = Callable[..., Tensor]
 
 # (a, b, batch, **options) -> loss; these take the options `valid` (and `gather`, where they say).
@@ -200,6 +204,13 @@ ALL: dict[str, Objective] = MASKABLE | {
     "average_view": lambda a, b, batch: losses.average_view(_views(a, b)),
     "m3co": _m3co,
     "soft_clip": lambda a, b, batch: losses.soft_clip(a, b),
+    "in_batch_softmax": lambda a, b, batch: losses.in_batch_softmax(
+        a, b, _log_probability(batch), 0.3
+    ),
+    "in_batch_softmax_tiled": lambda a, b, batch: losses.in_batch_softmax(
+        a, b, _log_probability(batch), 0.3, ids=batch.label, tile=2
+    ),
+    "spread_out": lambda a, b, batch: losses.spread_out(a),
     "embedding_penalty": lambda a, b, batch: losses.embedding_penalty(a, b),
 }
 
