@@ -1,6 +1,7 @@
 """`consilience demo`: one method of each domain against its baseline on generated data."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,11 @@ def _compared(domain: str, method: str, folder: Path) -> dict[str, object]:
     """Compares in a process of its own, as a user would, and reads what it wrote."""
     # -P: a folder of the user's with the name of a package must not come before ours.
     command = [sys.executable, "-P", "-m", f"{domain}.cli", "compare", method]
-    run = subprocess.run([*command, f"seeds={_SEEDS}", "tune=0", f"out={folder}"], check=False)
+    arguments = [f"seeds={_SEEDS}", "tune=0", f"out={folder}"]
+    # Demo data are so small that threads would wait for each other longer than they compute, most
+    # of all beside other programs.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    run = subprocess.run([*command, *arguments], env=environment, check=False)
     if run.returncode != 0:
         raise DataError(
             f"`{domain} compare {method}` ended with {run.returncode}",

@@ -43,7 +43,9 @@ def test_the_page_holds_every_comparison(
 ) -> None:
     commands = []
 
-    def compare(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def compare(
+        command: list[str], env: dict[str, str], check: bool
+    ) -> subprocess.CompletedProcess[str]:
         commands.append(command)
         out = Path(dict(c.split("=", 1) for c in command if "=" in c)["out"])
         out.mkdir(parents=True)
@@ -71,7 +73,7 @@ def test_a_comparison_that_fails_ends_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        core.demo.subprocess, "run", lambda c, check: subprocess.CompletedProcess(c, 3)
+        core.demo.subprocess, "run", lambda c, env, check: subprocess.CompletedProcess(c, 3)
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="`recsys compare bm3` ended with 3"):
