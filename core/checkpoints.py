@@ -1,6 +1,7 @@
 """Checkpoints read: found, loaded without running their code, turned into systems again."""
 
 import pickle
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,3 +114,12 @@ def load_system(path: str | Path) -> tuple["System", dict[str, Any], dict[str, A
     choice = {key: ours[key] for key in ("monitor", "best_score", "best_epoch")}
     choice["epoch"] = checkpoint["epoch"]
     return system.eval(), ours["config"], choice
+
+
+def weights_digest(system: "System") -> str:
+    """First 16 hex digits of the sha256 of a system's weights and buffers."""
+    total = sha256()
+    for name, tensor in sorted(system.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

@@ -21,6 +21,7 @@ VERBS = {
     "train": "train, checkpoint and evaluate: system=NAME data.path=DIR",
     "evaluate": "the field's protocol on a checkpoint: checkpoint=RUN",
     "embed": "embeddings with ids: checkpoint=RUN out=FILE.parquet",
+    "index": "approximate neighbours for large catalogues: checkpoint=RUN out=DIR",
     "search": "nearest neighbours: checkpoint=RUN query=KIND:ID k=10",
     "compare": "a method against its paper's baseline on your data: compare NAME data.path=DIR",
 }

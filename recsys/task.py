@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from core.data.checks import DataError
 from core.data.resident import ResidentLoader
 from core.evaluation.evaluation import Evaluation
+from core.evaluation.index import NeighbourIndex
 from core.evaluation.ranking import full_ranking
 from recsys.data.ids import save_id_mapping
 from recsys.data.interactions import Interactions, Split
@@ -106,11 +107,17 @@ class TopKRecommendation:
         return pl.concat(frames)
 
     def search(
-        self, system: Recommender, data: Interactions, query: str, k: int
+        self,
+        system: Recommender,
+        data: Interactions,
+        query: str,
+        k: int,
+        index: NeighbourIndex | None = None,
     ) -> list[dict[str, Any]]:
         """The best items for `user:ID` (taken in no split), or those nearest to `item:ID`.
 
-        `image:ID` or `text:ID` look among the items with that modality of an item.
+        `image:ID` or `text:ID` look among the items with that modality of an item. Exact, or from
+        an index of the same system.
 
         Raises:
             DataError: the query names nothing that is there.
@@ -126,23 +133,42 @@ class TopKRecommendation:
                 expected=f"one of {len(ids)} ids such as {', '.join(ids[:3])}",
             )
         number = ids.index(name)
+        spaces = _spaces(tables)
         if kind == "user":
-            scores = tables["item"] @ tables["user"][number]
             taken = torch.cat([data.train, data.valid, data.test], 1)
-            scores[taken[1, taken[0] == number]] = -torch.inf
+            left_out = taken[1, taken[0] == number].unique()
+            space, vector = "ranking", tables["user"][number]
         else:
-            scores = normalize(tables["item"], dim=1) @ normalize(tables[kind][number], dim=0)
-            scores[number] = -torch.inf
-        best = scores.topk(min(k, len(scores)))
-        rows = []
-        for rank, (score, item) in enumerate(
-            zip(best.values.tolist(), best.indices.tolist(), strict=True), start=1
-        ):
-            if score == -torch.inf:
-                break
-            row: dict[str, Any] = {"rank": rank, "item": data.item_ids[item], "score": score}
-            rows.append(row | ({"title": data.titles[item]} if data.titles else {}))
-        return rows
+            left_out = torch.tensor([number], device=data.train.device)
+            space, vector = "similar", normalize(tables[kind][number], dim=0)
+        wanted = min(k + len(left_out), data.n_items)
+        if index is None:
+            best = (spaces[space] @ vector).topk(wanted)
+            found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        else:
+            scores, rows = index.search(space, vector[None].cpu().numpy(), wanted)
+            found = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
+        hidden = {-1, *left_out.tolist()}
+        shown = [(score, item) for score, item in found if item not in hidden][:k]
+        return [
+            {"rank": rank, "item": data.item_ids[item], "score": score}
+            | ({"title": data.titles[item]} if data.titles else {})
+            for rank, (score, item) in enumerate(shown, start=1)
+        ]
+
+    def index_spaces(
+        self, system: Recommender, data: Interactions
+    ) -> dict[str, tuple[Float[Tensor, "n dim"], Float[Tensor, "m dim"]]]:
+        """What `index` builds: items to rank for users, and items of unit length to be near to.
+
+        Each space comes with queries of the kind that it will be asked.
+        """
+        tables = _embed_all(system, data, ["user", "item"])
+        spaces = _spaces(tables)
+        return {
+            "ranking": (spaces["ranking"], tables["user"]),
+            "similar": (spaces["similar"], spaces["similar"]),
+        }
 
     def keep_reading(self, data: Interactions, run_dir: Path) -> None:
         """Writes which id is which row, so that other files are read with the same rows."""
@@ -185,6 +211,11 @@ class NegativeSampler:
         rank = (uniform.to(users.device) * free).long()
         taken_before = torch.searchsorted(self.keys, users * self.n_items + rank, right=True)
         return {"negative": rank + taken_before - self.start[users]}
+
+
+def _spaces(tables: dict[str, Float[Tensor, "n dim"]]) -> dict[str, Float[Tensor, "n dim"]]:
+    """The vectors of the items in which a neighbour is the largest inner product."""
+    return {"ranking": tables["item"], "similar": normalize(tables["item"], dim=1)}
 
 
 def _embed_all(

@@ -6,8 +6,10 @@ from typing import Any, Protocol, Self
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from core.evaluation.evaluation import Evaluation
+from core.evaluation.index import NeighbourIndex
 from core.trainers.system import Batch, System
 
 
@@ -84,8 +86,19 @@ class Task(Protocol):
         """One row an embedding: `kind`, `id` as in the user's files, `embedding`."""
         ...
 
-    def search(self, system: System, data: Any, query: str, k: int) -> list[dict[str, Any]]:  # noqa: ANN401
-        """The `k` nearest neighbours of a `KIND:ID` query, best first."""
+    def search(
+        self,
+        system: System,
+        data: Any,  # noqa: ANN401
+        query: str,
+        k: int,
+        index: NeighbourIndex | None = None,
+    ) -> list[dict[str, Any]]:
+        """The `k` nearest neighbours of a `KIND:ID` query, best first; exact without an index."""
+        ...
+
+    def index_spaces(self, system: System, data: Any) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
+        """Name -> (vectors to find by inner product, queries such as will be asked)."""
         ...
 
     def keep_reading(self, data: Any, run_dir: Path) -> None:  # noqa: ANN401
