@@ -71,8 +71,9 @@ class System(LightningModule, PyTorchModelHubMixin):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
             train = {f"train/{name}": term.detach() for name, term in terms.items()}
-            self.log_dict(train, logger=False)
-            self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
+            # The mean over the processes is the term of the whole batch; each has only its share.
+            self.log_dict(train, logger=False, sync_dist=True)
+            self.log("loss", train["train/loss"], prog_bar=True, logger=False, sync_dist=True)
         return terms["loss"] if terms["loss"].requires_grad else None
 
     def configure_gradient_clipping(
