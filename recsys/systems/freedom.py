@@ -76,7 +76,10 @@ class FREEDOM(Recommender):
         self.features = nn.ModuleDict(
             {m: nn.Embedding(n_items, w) for m, w in feature_dims.items()}
         )
-        self.project = nn.ModuleDict({m: nn.Linear(w, dim) for m, w in feature_dims.items()})
+        # A bias would cancel in the differences that the modality terms are of.
+        self.project = nn.ModuleDict(
+            {m: nn.Linear(w, dim, bias=False) for m, w in feature_dims.items()}
+        )
 
         self.neighbours: Tensor
         self.neighbour_weights: Tensor
@@ -90,7 +93,7 @@ class FREEDOM(Recommender):
         self._pruned: tuple[int, Tensor] | None = None
 
     def prepare(self, data: Interactions) -> None:
-        """Copies training pairs and features, and freezes the graph of similar items (eq. 1-4)."""
+        """Copies training pairs and features, and freezes the graph of similar items."""
         super().prepare(data)
         self._similar = self._pruned = None
         for modality, table in self.features.items():
@@ -113,9 +116,9 @@ class FREEDOM(Recommender):
         return self._similar
 
     def pruned_adjacency(self) -> Float[Tensor, "nodes nodes"]:
-        """This epoch's graph: edges drawn without replacement by (d_u d_i)^-1/2 (eq. 8-9)."""
-        epoch = self.current_epoch
-        if self._pruned is None or self._pruned[0] != epoch:
+        """This epoch's graph: edges drawn without replacement by (d_u d_i)^-1/2."""
+        epoch, device = self.current_epoch, self.train_pairs.device
+        if self._pruned is None or (self._pruned[0], self._pruned[1].device) != (epoch, device):
             users, items = self.train_pairs[:, self.kept_edges(epoch)]
             graph = normalized_adjacency(users, items, self.n_users, self.n_items)
             self._pruned = epoch, graph
@@ -135,7 +138,7 @@ class FREEDOM(Recommender):
     def nodes(
         self, adjacency: Float[Tensor, "nodes nodes"]
     ) -> tuple[Float[Tensor, "n_users dim"], Float[Tensor, "n_items dim"]]:
-        """Users and items on both graphs (eq. 5-7, 10)."""
+        """Users and items on both graphs."""
         similar = ids = self.item_embedding.weight
         for _ in range(self.n_item_layers):
             similar = self.similar_items() @ similar
@@ -144,7 +147,7 @@ class FREEDOM(Recommender):
         return users, items + similar
 
     def objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """BPR of the embeddings, and of the users with the items' projected features (eq. 12)."""
+        """BPR of the embeddings, and of the users with the items' projected features."""
         pruned = self.pruned_adjacency() if self.edge_dropout else self.adjacency()
         all_users, all_items = self.nodes(pruned)
         users = all_users.index_select(0, batch["user"])

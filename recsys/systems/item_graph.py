@@ -348,17 +348,22 @@ def anchor_info_nce(
 def distinct_nodes(
     ids: Int64[Tensor, " batch"], n: int
 ) -> tuple[Int64[Tensor, " rows"], Bool[Tensor, " rows"] | None]:
-    """Every node of the batch once, over all ranks: ids, and which of them count.
+    """Every node of the batch once, so that none is its own negative: ids, and which of them count.
 
     On the CPU only the first row of each node is left. An accelerator would have to be waited for
     to count them, so there all rows stay and a mask says which are the first of their node.
     """
+    is_first = first_of_its_id(ids, n)
+    return (ids[is_first], None) if ids.device.type == "cpu" else (ids, is_first)
+
+
+def first_of_its_id(ids: Int64[Tensor, " batch"], n: int) -> Bool[Tensor, " batch"]:
+    """Whether no row before it has the same id, on this rank and those before it; ids are < n."""
     rows = Rows.of(ids, "full")
     order = torch.arange(rows.total, device=ids.device)
     first = order.new_full((n,), rows.total)
     first.scatter_reduce_(0, rows.everywhere(ids), order, "amin")
-    is_first = first.index_select(0, ids) == rows.own(order)
-    return (ids[is_first], None) if ids.device.type == "cpu" else (ids, is_first)
+    return first.index_select(0, ids) == rows.own(order)
 
 
 def users_of_items(

@@ -7,6 +7,8 @@ import torch
 
 from recsys.systems.bm3 import BM3
 from recsys.systems.bpr import BPR
+from recsys.systems.freedom import FREEDOM
+from recsys.systems.item_graph import ItemGraph
 from recsys.systems.lightgcn import LightGCN
 from recsys.systems.popularity import Popularity
 from recsys.systems.vbpr import VBPR
@@ -17,11 +19,22 @@ SYSTEMS = [
     (BM3, {"dim": 8, "n_layers": 2}),
     (BM3, {"dim": 8, "cl_weight": 0.0}),
     (BPR, {"dim": 8}),
+    (FREEDOM, {"dim": 8, "k": 4}),
+    (ItemGraph, {"dim": 8, "k": 4, "k_collaborative": 3}),
     (LightGCN, {"dim": 8, "n_layers": 2}),
     (Popularity, {}),
     (VBPR, {"dim": 8, "feature_dim": 4}),
 ]
-NAMES = ["bm3", "bm3 without modalities", "bpr", "lightgcn", "popularity", "vbpr"]
+NAMES = [
+    "bm3",
+    "bm3 without modalities",
+    "bpr",
+    "freedom",
+    "item_graph",
+    "lightgcn",
+    "popularity",
+    "vbpr",
+]
 
 
 @pytest.fixture(params=SYSTEMS, ids=NAMES)
