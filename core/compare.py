@@ -95,7 +95,8 @@ def compare(config: DictConfig) -> dict[str, Any]:
     folder = Path("runs") / config.domain / "compare" / arms[0].system / digest
     print(f"comparing {arms[0].name} with {arms[1].name} in {folder}", flush=True)
 
-    arms = _tuned(arms, config, data, folder)
+    n_trials = _n_trials(arms, config)
+    arms = _tuned(arms, n_trials, config, data, folder)
     results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for seed, arm in itertools.product(seeds, arms):
         result = _result(arm, seed, data, task, folder)
@@ -109,7 +110,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
     outcome = conclude(results, {arm.name: arm.tuned for arm in arms}, seeds, task.monitor)
     outcome["data"] = {"path": str(config.data.path), "digest": data.digest()}
     outcome["budget"] = OmegaConf.to_container(arms[0].config.trainer)
-    outcome["tuning_trials"] = config.tune
+    outcome["tuning_trials"] = n_trials
     outcome["environment"] = environment()
     target = Path(config.out) if config.out else folder
     target.mkdir(parents=True, exist_ok=True)
@@ -185,16 +186,17 @@ def _arms(config: DictConfig) -> list[Arm]:
     return arms
 
 
-def _tuned(arms: list[Arm], config: DictConfig, data: Data, folder: Path) -> list[Arm]:
+def _tuned(
+    arms: list[Arm], n_trials: int, config: DictConfig, data: Data, folder: Path
+) -> list[Arm]:
     """Method and baseline at the best of equally many trials each, judged on validation.
 
     The first trial is the arm's own config, the others are drawn from its grid. Ablations and the
     untrained method take over what tuning chose for the method.
     """
-    points = [_grid(arm, config) for arm in arms[:2]]
-    n_trials = min(config.tune, *(1 + len(p) for p in points))
-    if n_trials < 2:
+    if n_trials == 0:
         return arms
+    points = [_grid(arm, config) for arm in arms[:2]]
     best = []
     for arm, grid in zip(arms[:2], points, strict=True):
         order = np.random.default_rng(TUNING_SEED).permutation(len(grid))
@@ -219,6 +221,12 @@ def _tuned(arms: list[Arm], config: DictConfig, data: Data, folder: Path) -> lis
         else:
             best.append(arm)
     return best
+
+
+def _n_trials(arms: list[Arm], config: DictConfig) -> int:
+    """Trials of each arm: as many as asked for, if both grids have them; one alone is none."""
+    n_trials = min(config.tune, *(1 + len(_grid(arm, config)) for arm in arms[:2]))
+    return n_trials if n_trials > 1 else 0
 
 
 def _grid(arm: Arm, config: DictConfig) -> list[dict[str, Any]]:
