@@ -4,9 +4,6 @@ Users and items have latent tastes around common topics; users take items by tas
 chance; images and texts are noisy functions of the item's latent taste.
 """
 
-import json
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +11,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from core.data.checks import DataError
+from recsys.data.demo_folder import demo_folder
 from recsys.data.splits import ratio_labels
 
-_MARKER = "demo.json"
 _FEATURES = ("image_feat.npy", "text_feat.npy")
 _USERS_AT_ONCE = 1000
 _DEPARTMENTS = {
@@ -188,58 +184,28 @@ def write_demo(
         DataError: if `path` is something other than an empty folder or a demo, or unwritable.
     """
     path = Path(path).resolve()
-    _refuse_foreign(path)
-    data = generate_grs(
-        seed,
-        n_users,
-        n_items,
-        mean_extra,
-        n_topics,
-        d_lat,
-        beta,
-        d_img=d_img,
-        d_txt=d_txt,
-        img_noise=img_noise,
-        txt_noise=txt_noise,
-    )
-    # Ratings, times and titles come from a stream of their own: G-RS stays as defined.
-    rng = np.random.default_rng([seed, 1])
-    unique = uuid.uuid4().hex[:8]
-    temporary, old = path.with_name(f".{path.name}.{unique}"), path.with_name(f".{unique}.old")
-    try:
-        temporary.mkdir(parents=True)
-        _interaction_table(data, rng).write_csv(temporary / f"{path.name}.inter", separator="\t")
-        _item_table(data.topic, rng).write_csv(temporary / "items.csv")
+    own = {*_FEATURES, "items.csv", f"{path.name}.inter"}
+    about = {"generator": "G-RS", "seed": seed, "users": n_users, "items": n_items}
+    with demo_folder(path, own, about) as folder:
+        data = generate_grs(
+            seed,
+            n_users,
+            n_items,
+            mean_extra,
+            n_topics,
+            d_lat,
+            beta,
+            d_img=d_img,
+            d_txt=d_txt,
+            img_noise=img_noise,
+            txt_noise=txt_noise,
+        )
+        # Ratings, times and titles come from a stream of their own: G-RS stays as defined.
+        rng = np.random.default_rng([seed, 1])
+        _interaction_table(data, rng).write_csv(folder / f"{path.name}.inter", separator="\t")
+        _item_table(data.topic, rng).write_csv(folder / "items.csv")
         for file, table in zip(_FEATURES, (data.image, data.text), strict=True):
-            np.save(temporary / file, table)
-        (temporary / _MARKER).write_text(
-            json.dumps({"generator": "G-RS", "seed": seed, "users": n_users, "items": n_items})
-        )
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-    except OSError as error:
-        raise DataError(
-            f"the demo cannot be written ({error.strerror})", path=path, fix="choose another path"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _refuse_foreign(path: Path) -> None:
-    if not path.exists():
-        return
-    own = {_MARKER, *_FEATURES, "items.csv", f"{path.name}.inter"}
-    names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
-    foreign = {name for name in names if name not in own and ".split-" not in name}
-    if foreign or (names and _MARKER not in names):
-        raise DataError(
-            f"already exists and holds other files ({sorted(foreign or names)[0]})",
-            path=path,
-            expected="a new path, an empty folder, or an earlier demo",
-            fix="choose another path",
-        )
+            np.save(folder / file, table)
 
 
 def _interaction_table(data: GRS, rng: np.random.Generator) -> pl.DataFrame:
