@@ -10,29 +10,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from core.cli import conf_dir, print_systems
+from core.cli import VERBS, conf_dir, print_systems
 
 DOMAINS = ("recsys", "medical", "remote_sensing", "audio_music", "har")
-_METHOD_VERBS = ("train", "evaluate", "embed", "search", "compare")
-_HELP = """usage: consilience VERB ...
-
-verbs
-  systems    the table of all methods; --json, --markdown
-  doctor     what this machine has, what is missing, and what to do about it
-  demo       a method of each domain on demo data: runs/demo/report.html
-
-verbs of a method, run by the command of its domain
-  compare NAME [KEY=VALUE ...]         the method against its paper's baseline
-  train system=NAME [KEY=VALUE ...]
-  evaluate, embed, search checkpoint=RUN [KEY=VALUE ...]
-"""
+_OWN_VERBS = {
+    "systems": "the table of all methods; --json, --markdown",
+    "doctor": "what this machine has, what is missing, and what to do about it",
+    "demo": "a method of each domain on demo data: runs/demo/report.html",
+}
+# Those that name a method or a run, and with it the domain whose command does the work.
+_METHOD_VERBS = {v: text for v, text in VERBS.items() if v != "systems" and " " not in v}
 
 
 def main() -> None:
     """Runs `consilience VERB ...`; a mistake in the arguments ends in one message, exit 2."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_HELP + f"\n{', '.join(map(_program, DOMAINS))} --help lists what a domain can do")
+        print(_help())
         return
     # Processes that DDP starts are given the rewritten arguments, in which the verb is an override.
     verb, rest = arguments[0].removeprefix("verb="), arguments[1:]
@@ -47,9 +41,29 @@ def main() -> None:
     elif verb in _METHOD_VERBS:
         _domain_main(_domain_of(verb, rest))()
     else:
-        close = get_close_matches(verb, ["systems", "doctor", "demo", *_METHOD_VERBS], n=1)
+        close = get_close_matches(verb, [*_OWN_VERBS, *_METHOD_VERBS], n=1)
         hint = f" (did you mean `{close[0]}`?)" if close else ""
         _fail(f"consilience has no verb {verb!r}{hint}: see --help")
+
+
+def _help() -> str:
+    def table(verbs: dict[str, str]) -> list[str]:
+        return [f"  {verb:{max(map(len, VERBS))}}  {text}" for verb, text in verbs.items()]
+
+    programs = ", ".join(map(_program, DOMAINS))
+    return "\n".join(
+        [
+            "usage: consilience VERB [KEY=VALUE ...]",
+            "",
+            "verbs",
+            *table(_OWN_VERBS),
+            "",
+            "verbs of a method, done by the command of its domain",
+            *table(_METHOD_VERBS),
+            "",
+            f"{programs} --help says what a domain can do",
+        ]
+    )
 
 
 def _demo() -> None:

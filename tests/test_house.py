@@ -5,13 +5,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ["core", "medical", "remote_sensing", "audio_music", "recsys", "har", "tests"]
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("conf/*/*.yaml"))
 MAX_LINES = 450
 NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
 
@@ -34,14 +32,6 @@ def test_every_test_stands_where_its_module_stands() -> None:
         if place.parts and place.parts[0] != "goldens" and not (ROOT / place).is_dir():
             lost.append(str(path))
     assert not lost
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_config_begins_with_the_command_that_runs_it(config: Path) -> None:
-    lines = config.read_text().splitlines()
-    comment = lines[1] if lines[0].startswith("# @package") else lines[0]
-    assert comment.removeprefix("# ").split()[0].replace("-", "_") in FOLDERS[1:-1]
-    assert f" {config.parent.name}" in comment or " data.path" in comment
 
 
 def _requirements() -> list[Requirement]:
