@@ -12,6 +12,7 @@ from torch import Tensor
 from core.checkpoints import OURS, read_checkpoint
 from core.data.checks import DataError
 from core.trainers import Fit, System, schedules
+from core.trainers.checkpointing import Checkpoints
 from core.trainers.log import LogCSV
 from tests.core.trainers.tiny import Tiny, TinyTask, tiny_data, train
 
@@ -300,3 +301,24 @@ def test_a_checkpoint_says_what_chose_it_and_holds_its_config(tmp_path: Path) ->
     assert ours["arguments"] == {"width": 3, "p": 0.5, "noise": 0.1}
     assert (ours["monitor"], ours["best_score"], ours["best_epoch"]) == ("valid/score", 0.7, 2)
     assert ours["validations_since_best"] == 1
+
+
+@pytest.mark.parametrize("at_write", range(1, 12))
+def test_no_checkpoint_is_ahead_of_the_log(
+    tmp_path: Path, unbroken: Path, at_write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, writes, write = tmp_path / "run", [], Checkpoints._write
+
+    def dying(self: Checkpoints, *args: Any, **kwargs: Any) -> None:
+        write(self, *args, **kwargs)
+        writes.append(args)
+        if len(writes) == at_write:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Checkpoints, "_write", dying)
+        # What a killed process would leave of the log: nothing is written on the way out.
+        patched.setattr(LogCSV, "finalize", lambda self, status: None)
+        _train(run, checkpoint_every_n_steps=1)
+    _train(run, chance=99, resume=_last(run), checkpoint_every_n_steps=1)
+    assert (run / "log.csv").read_text() == (unbroken / "log.csv").read_text()
