@@ -16,6 +16,7 @@ from core.losses.dcl import dcl
 from core.losses.debiased import debiased
 from core.losses.deepcluster import deepcluster, spherical_kmeans
 from core.losses.dino import DINOLoss
+from core.losses.distinct import distinct
 from core.losses.gradient_cache import cached_backward
 from core.losses.hard_negative import hard_negative
 from core.losses.hubert import feature_penalty, hubert
@@ -29,6 +30,7 @@ from core.losses.mixup_contrastive import draw_mixup, m3co, mix, soft_clip
 from core.losses.moco import MoCoLoss, moco_v3
 from core.losses.multiview import average_view, mv_dhel, mv_info_nce, pairwise, poly_view
 from core.losses.nt_xent import nt_xent
+from core.losses.orthogonality import orthogonality
 from core.losses.siglip import siglip
 from core.losses.simdino import coding_rate, simdino
 from core.losses.simsiam import simsiam
@@ -61,6 +63,7 @@ __all__ = [
     "dcl",
     "debiased",
     "deepcluster",
+    "distinct",
     "draw_mixup",
     "embedding_penalty",
     "feature_penalty",
@@ -77,6 +80,7 @@ __all__ = [
     "mv_dhel",
     "mv_info_nce",
     "nt_xent",
+    "orthogonality",
     "pairwise",
     "pairwise_scores",
     "patchify",
