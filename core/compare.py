@@ -158,8 +158,8 @@ def _arms(config: DictConfig) -> list[Arm]:
             raise DataError(
                 f"{system}: {str(error.__cause__ or error).splitlines()[0]}",
                 expected="settings that every arm has",
-                fix="set the keys of one arm with compare.method.overrides=[KEY=VALUE] or "
-                "compare.baseline.overrides=[KEY=VALUE]",
+                fix="set the keys of one arm with \"compare.method.overrides=['KEY=VALUE']\" or "
+                "\"compare.baseline.overrides=['KEY=VALUE']\"",
             ) from error
 
     method, baseline = choice.method, choice.baseline

