@@ -11,6 +11,9 @@ import pytest
 
 from recsys.cli import main
 
+# Few steps an epoch, some of them logged.
+SMALL = "trainer.batch_size_global=64 trainer.log_every_n_steps=2 system.dim=8"
+
 
 @dataclass
 class Answer:
@@ -50,3 +53,12 @@ def start(arguments: list[str], folder: Path, **options) -> subprocess.Popen[str
 def program(line: str) -> list[str]:
     """The installed command's arguments."""
     return [str(Path(sys.executable).with_name("recsys")), *shlex.split(line)]
+
+
+def refused(answer: Answer, *words: str) -> None:
+    """Exit 2, a message alone on stderr with all of `words`, no traceback."""
+    assert answer.code == 2, answer
+    assert answer.err.startswith("error: "), answer.err
+    assert "Traceback" not in answer.err
+    for word in words:
+        assert word in answer.err, answer.err
