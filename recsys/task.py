@@ -58,9 +58,18 @@ class TopKRecommendation:
         rank: int = 0,
         world_size: int = 1,
     ) -> ResidentLoader:
-        """Batches of `user`, `item` and, for methods that need it, `negative`; each (B,) int64."""
+        """Batches of `user`, `item` and, for methods that need it, `negative`; each (B,) int64.
+
+        A negative is any item that the user has no training pair with, held-out items among them.
+        A system with `official_negatives` gets none of the held-out items that `data` hold: that
+        tells it which they are. Training is handed no test split, so in `fit` it is those of the
+        validation split; the authors' code leaves out those of the test split too.
+        """
         columns = {"user": data.train[0].contiguous(), "item": data.train[1].contiguous()}
-        sampler = NegativeSampler(data.train, data.n_items) if system.needs_negatives else None
+        taken = data.train
+        if system.official_negatives:
+            taken = torch.cat([data.train, data.valid, data.test], 1)
+        sampler = NegativeSampler(taken, data.n_items) if system.needs_negatives else None
         return ResidentLoader(columns, batch_size, seed, rank, world_size, draw=sampler)
 
     def has_split(self, data: Interactions, split: Split) -> bool:
@@ -188,13 +197,13 @@ class NegativeSampler:
     one uniform number and one binary search give one negative.
 
     Args:
-        train: (2, n) distinct training pairs, users over items.
+        taken: (2, n) distinct pairs, users over items.
         n_items: number of items; every user has taken fewer.
     """
 
-    def __init__(self, train: Int64[Tensor, "2 n"], n_items: int) -> None:
+    def __init__(self, taken: Int64[Tensor, "2 n"], n_items: int) -> None:
         self.n_items = n_items
-        users, items = train[:, (train[0] * n_items + train[1]).argsort()]
+        users, items = taken[:, (taken[0] * n_items + taken[1]).argsort()]
         n_users = int(users.max()) + 1
         self.degree = torch.bincount(users, minlength=n_users)
         self.start = self.degree.cumsum(0) - self.degree

@@ -8,7 +8,7 @@ their own apart, and a meta network shapes what both say to the node's ID.
 Follows the authors' code: the meta maps get no gradient, so that they stay random; LayerNorm and
 PReLU are shared by all places; the similarity graphs hold the node itself and are neither
 symmetric nor of row sum 1. What differs: negatives and popularity leave held-out pairs alone
-(`recsys.task` has the authors' negatives as a switch); of equal counts the smaller id comes first,
+(`official_negatives` is the authors' way); of equal counts the smaller id comes first,
 and repeats are drawn with one fixed seed, so that the data alone decide the graphs.
 """
 
@@ -63,6 +63,9 @@ class REARM(Recommender):
         cl_weight: of the contrastive term.
         diff_weight: of the orthogonality term.
         meta_share: False leaves out what the modalities share, for comparison.
+        official_negatives: True keeps held-out items from being negatives, as the authors' code
+            does: a leak, to compare with their numbers only. Training never sees the test split,
+            so that here it leaks the validation items alone.
 
     Raises:
         DataError: images or texts are missing.
@@ -93,6 +96,7 @@ class REARM(Recommender):
         cl_weight: float = 5e-6,
         diff_weight: float = 5e-5,
         meta_share: bool = True,
+        official_negatives: bool = False,
     ) -> None:
         super().__init__(n_users, n_items, n_interactions, feature_dims)
         if missing := [m for m in MODALITIES if m not in feature_dims]:
@@ -103,6 +107,7 @@ class REARM(Recommender):
             )
         self.dim, self.n_layers, self.meta_share = dim, n_layers, meta_share
         self.temperature, self.cl_weight, self.diff_weight = temperature, cl_weight, diff_weight
+        self.official_negatives = official_negatives
         self.n_products = {"user": n_user_layers, "item": n_item_layers}
         self.neighbours = {"user": user_neighbours, "item": item_neighbours}
         self.shares = {

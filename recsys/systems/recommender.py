@@ -22,9 +22,12 @@ class Recommender(System):
 
     Attributes:
         needs_negatives: whether a batch must bring a sampled `negative` item for every pair.
+        official_negatives: whether held-out items are never negatives, as in some authors' code;
+            a leak, for comparison with their numbers.
     """
 
     needs_negatives = False
+    official_negatives = False
 
     def __init__(
         self, n_users: int, n_items: int, n_interactions: int, feature_dims: dict[str, int]
