@@ -287,8 +287,8 @@ def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:
 
 def _explain(domain: str, error: Exception) -> str:
     """Hydra's message about a config, with the nearest key that exists."""
+    import yaml
     from hydra.errors import MissingConfigException
-    from omegaconf import OmegaConf
 
     message = str(error).splitlines()[0]
     cause = error.__cause__
@@ -306,12 +306,10 @@ def _explain(domain: str, error: Exception) -> str:
     known: set[str] = set()
     for folder in (conf_dir(domain), conf_dir("core")):
         for file in folder.rglob("*.yaml"):
-            config: Any = OmegaConf.load(file)
             group = file.parent.name
-            for name in config:
+            for name, node in yaml.safe_load(file.read_text()).items():
                 known.add(f"{name}")
-                node = OmegaConf.select(config, name, throw_on_missing=False)
-                if hasattr(node, "keys"):
+                if isinstance(node, dict):
                     known.update(f"{name}.{k}" for k in node)
                 if group != "conf":
                     known.add(f"{group}.{name}")
