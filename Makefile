@@ -31,7 +31,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/recsys.py
+	$(BIN)/python -m benchmarks.recsys
 
 $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
 	@echo "making .venv"
