@@ -49,7 +49,9 @@ def cached(
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/consilience`, by default below `~/.cache`."""
+    """`$CONSILIENCE_CACHE`, or else `consilience` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    if own := os.environ.get("CONSILIENCE_CACHE"):
+        return Path(own)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "consilience"
 

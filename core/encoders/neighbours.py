@@ -116,7 +116,9 @@ def _largest(
         return values, columns
     n_groups = m // size
     # Group g is every n_groups-th column from g on, the memory order that a maximum is fast in.
-    maxima = scores[:, : n_groups * size].unflatten(1, (size, n_groups)).amax(1)
+    grouped = scores[:, : n_groups * size].T.unflatten(0, (size, n_groups))
+    # A maximum writes in the order that it reads in, or it takes ten times as long.
+    maxima = grouped.amax(0).T if scores.stride(0) == 1 else grouped.permute(2, 0, 1).amax(1)
     groups = maxima.topk(k, sorted=False).indices
     members = groups[:, :, None] + n_groups * torch.arange(size, device=scores.device)
     rest = torch.arange(n_groups * size, m, device=scores.device).expand(len(scores), -1)

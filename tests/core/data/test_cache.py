@@ -19,8 +19,8 @@ class Compute:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "consilience"
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def _only_file(folder: Path) -> Path:
@@ -88,14 +88,17 @@ def test_a_file_of_another_key_is_not_believed(folder):
 def test_a_folder_that_cannot_be_written_costs_only_the_time(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(blocked / "cache"))
     compute = Compute()
     for _ in range(2):
         assert not cached("graphs", "k=3", compute)[1]
     assert compute.calls == 2
 
 
-def test_without_the_variable_it_is_in_the_home(monkeypatch):
+def test_without_the_variable_it_is_in_the_users_cache(monkeypatch):
+    monkeypatch.delenv("CONSILIENCE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere/consilience")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/.cache/consilience")

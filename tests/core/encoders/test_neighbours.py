@@ -168,3 +168,15 @@ def test_mixed_precision_multiplies_in_float32() -> None:
     assert torch.equal(out, graph @ x)
     out.sum().backward()
     assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_scores_may_lie_column_by_column(k: int) -> None:
+    scores = _normal(1013, 9).T
+    assert scores.stride() == (1, 9)
+    values, columns = neighbours.largest_of_blocks(
+        lambda rows: scores[rows], 9, 1013, k, scores.device, block_rows=5
+    )
+    expected = scores.contiguous().topk(k)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(columns, expected.indices)

@@ -16,7 +16,7 @@ FULL = SMALL | {"item_image_weight": 0.3, "cl_weight": 0.01, "diff_weight": 0.01
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
