@@ -201,7 +201,7 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
         elif verb == "compare":
             _check_comparison(domain, overrides)
             if not any(override.startswith(("data=", "data.path=")) for override in overrides):
-                overrides = ["data=demo", *overrides]
+                overrides = [*_demo_of_comparison(domain, overrides), *overrides]
             overrides = ["hydra.run.dir=.", *overrides]
         else:
             overrides = ["hydra.run.dir=.", *overrides]
@@ -254,6 +254,16 @@ def _check_comparison(domain: str, overrides: list[str]) -> None:
         _fail(f"name the method to compare, {_program(domain)} compare NAME; {there}")
     if names[-1] not in known:
         _fail(f"no comparison {names[-1]!r} in the configs; {there}")
+
+
+def _demo_of_comparison(domain: str, overrides: list[str]) -> list[str]:
+    """What a comparison runs on where no data are named: its `compare.demo`, else data=demo."""
+    import yaml
+
+    name = [o.removeprefix("compare=") for o in overrides if o.startswith("compare=")][-1]
+    config = yaml.safe_load((conf_dir(domain) / "compare" / f"{name}.yaml").read_text())
+    demo: list[str] = config["compare"].get("demo", ["data=demo"])
+    return demo
 
 
 def _resume_in_place(domain: str, overrides: list[str]) -> list[str]:

@@ -107,7 +107,9 @@ def compare(config: DictConfig) -> dict[str, Any]:
             f"{result['seconds']:.1f} s",
             flush=True,
         )
-    outcome = conclude(results, {arm.name: arm.tuned for arm in arms}, seeds, task.monitor)
+    tuned = {arm.name: arm.tuned for arm in arms}
+    also = config.compare.get("also", [])
+    outcome = conclude(results, tuned, seeds, task.monitor, also)
     outcome["data"] = {"path": str(config.data.path), "digest": data.digest()}
     outcome["budget"] = OmegaConf.to_container(arms[0].config.trainer)
     outcome["tuning_trials"] = n_trials
@@ -166,13 +168,18 @@ def _arms(config: DictConfig) -> list[Arm]:
     name = f"{baseline.system} (baseline)" if baseline.system == method.system else baseline.system
     arms = [
         Arm(method.system, method.system, composed(method.system, method.overrides, given)),
-        Arm(name, baseline.system, composed(baseline.system, baseline.overrides, given)),
+        Arm(
+            name,
+            baseline.system,
+            composed(baseline.system, baseline.overrides, given),
+            # Where both arms are one system, these are what makes the baseline one.
+            fixed=_keys(baseline.overrides),
+        ),
     ]
     for name, ablation in choice.ablations.items():
         overrides = [*method.overrides, *ablation.overrides]
-        fixed = tuple(text.split("=", 1)[0].lstrip("+") for text in ablation.overrides)
         ablated = composed(ablation.system, overrides, given)
-        arms.append(Arm(name, ablation.system, ablated, fixed=fixed))
+        arms.append(Arm(name, ablation.system, ablated, fixed=_keys(ablation.overrides)))
     untrained = f"{method.system} untrained"
     arms.append(Arm(untrained, method.system, arms[0].config.copy(), is_trained=False))
     not_of_systems = [o for o in given if not o.startswith("system.")]
@@ -184,6 +191,10 @@ def _arms(config: DictConfig) -> list[Arm]:
             # The budget is the method's for every arm, whatever another paper trained for.
             arm.config.trainer = arms[0].config.trainer
     return arms
+
+
+def _keys(overrides: list[str]) -> tuple[str, ...]:
+    return tuple(text.split("=", 1)[0].lstrip("+") for text in overrides)
 
 
 def _tuned(
@@ -234,6 +245,7 @@ def _grid(arm: Arm, config: DictConfig) -> list[dict[str, Any]]:
     grid: dict[str, list[Any]] = OmegaConf.to_container(  # type: ignore[assignment]
         config.compare.grids.get(arm.system, OmegaConf.create({}))
     )
+    grid = {key: values for key, values in grid.items() if key not in arm.fixed}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     own = {key: OmegaConf.select(arm.config, key) for key in grid}
     return [point for point in points if point != own]

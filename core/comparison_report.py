@@ -1,5 +1,6 @@
 """What a comparison found: the numbers, the sentences, the plot and the page."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import stdev
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.data.checks import DataError
 from core.evaluation.statistics import (
     Interval,
     bootstrap_units,
@@ -23,7 +25,11 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def conclude(
-    results: Results, tuned: dict[str, dict[str, Any]], seeds: list[int], metric: str
+    results: Results,
+    tuned: dict[str, dict[str, Any]],
+    seeds: list[int],
+    metric: str,
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The comparison as plain values: every arm, and the method's difference to each other arm.
 
@@ -33,6 +39,10 @@ def conclude(
         tuned: arm -> what tuning chose.
         seeds: in the order of the results.
         metric: what is compared; higher is better.
+        also: further metrics whose differences are shown; the verdict is on `metric` alone.
+
+    Raises:
+        DataError: the evaluation has no such further metric.
     """
     method, baseline = list(results)[:2]
     arms = {}
@@ -48,8 +58,14 @@ def conclude(
             "tuned": tuned[name],
             "metrics": {m: float(np.mean([run["metrics"][m] for run in runs])) for m in names},
         }
-    differences = {name: _difference(results, method, name, metric) for name in results}
-    del differences[method]
+    others = [name for name in results if name != method]
+    unknown = [name for name in also if name not in results[method][0]["metrics"]]
+    if unknown:
+        raise DataError(
+            f"compare.also={unknown}: nothing of that name was measured",
+            expected=f"some of {', '.join(results[method][0]['metrics'])}",
+        )
+    differences = {name: _difference(results, method, name, metric) for name in others}
     main = _interval(differences[baseline]["over_seeds"])
     return {
         "method": method,
@@ -61,27 +77,38 @@ def conclude(
         "verdict": differences[baseline]["verdict"],
         "summary": finding(method, baseline, metric, main) + f" over {_seeds(len(seeds))}",
         "differences": differences,
+        "also": {
+            extra: {name: _over_seeds(results, method, name, extra) for name in others}
+            for extra in also
+        },
         "arms": arms,
+    }
+
+
+def _over_seeds(results: Results, method: str, other: str, metric: str) -> dict[str, Any]:
+    differences = [
+        a["metrics"][metric] - b["metrics"][metric]
+        for a, b in zip(results[method], results[other], strict=True)
+    ]
+    interval = paired_t_interval(differences)
+    return {
+        "mean": interval.mean,
+        "per_seed": differences,
+        "over_seeds": _plain(interval),
+        "verdict": verdict(interval),
     }
 
 
 def _difference(results: Results, method: str, other: str, metric: str) -> dict[str, Any]:
     ours, theirs = results[method], results[other]
-    differences = [
-        a["metrics"][metric] - b["metrics"][metric] for a, b in zip(ours, theirs, strict=True)
-    ]
-    over_seeds = paired_t_interval(differences)
+    found = _over_seeds(results, method, other, metric)
     over_units = bootstrap_units(
         np.stack([run["per_unit"] for run in ours]), np.stack([run["per_unit"] for run in theirs])
     )
-    decided = verdict(over_seeds)
-    return {
-        "mean": over_seeds.mean,
-        "per_seed": differences,
-        "over_seeds": _plain(over_seeds),
+    is_open = found["verdict"] == "undecided"
+    return found | {
         "over_units": _plain(over_units),
-        "verdict": decided,
-        "seeds_to_decide": seeds_to_decide(differences) if decided == "undecided" else None,
+        "seeds_to_decide": seeds_to_decide(found["per_seed"]) if is_open else None,
     }
 
 
@@ -101,6 +128,7 @@ def arm_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
     metric = outcome["metric"]
     k = metric.partition("@")[2]
     others = [m for m in (f"ndcg@{k}", "recall@10", "ndcg@10") if m != metric]
+    others += [m for m in outcome["also"] if m not in others]
     rows = []
     for name, arm in outcome["arms"].items():
         row = {"arm": name, metric: arm["mean"], "sd over seeds": arm["sd"]}
@@ -123,6 +151,21 @@ def difference_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def further_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table row for the method's difference to every other arm in each further metric."""
+    return [
+        {
+            "metric": metric,
+            f"{outcome['method']} minus": name,
+            "difference": f"{difference['mean']:+.4f}",
+            "95 % over seeds": _ends(difference["over_seeds"]),
+            "alone": difference["verdict"],
+        }
+        for metric, differences in outcome["also"].items()
+        for name, difference in differences.items()
+    ]
 
 
 def _ends(interval: dict[str, Any]) -> str:
@@ -194,6 +237,8 @@ def describe(outcome: dict[str, Any], report: Report) -> None:
     report.figure(draw(outcome), f"Test {metric} of every arm, and the paired difference.")
     report.table(arm_rows(outcome), f"Test metrics, mean over {_seeds(len(outcome['seeds']))}")
     report.table(difference_rows(outcome), "Paired differences")
+    if outcome["also"]:
+        report.table(further_rows(outcome), "Further differences, not part of the verdict")
     report.text("\n".join(f"- {line}" for line in notes(outcome)))
 
 
@@ -211,6 +256,8 @@ def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
     method, baseline, metric = outcome["method"], outcome["baseline"], outcome["metric"]
     print_table(arm_rows(outcome), f"test {metric}, mean over {_seeds(len(outcome['seeds']))}")
     print_table(difference_rows(outcome), "paired differences")
+    if outcome["also"]:
+        print_table(further_rows(outcome), "further differences, not part of the verdict")
     for line in notes(outcome):
         print(line)
     print(f"\nverdict: {outcome['verdict']}. {outcome['summary']}")

@@ -143,8 +143,8 @@ def read_data(config: DictConfig, **reading: str) -> Data:
     """
     if OmegaConf.is_missing(config.data, "path"):
         raise DataError("no data", fix="give data.path=DIR, or data=demo for generated data")
-    choice = HydraConfig.get().runtime.choices.get("data")
-    if choice == "demo" and not Path(config.data.path).exists():
+    choice = str(HydraConfig.get().runtime.choices.get("data"))
+    if choice.endswith("demo") and not Path(config.data.path).exists():
         build(config.demo, path=config.data.path)
     data: Data = build(config.data, **reading)
     return data
@@ -322,6 +322,8 @@ def print_metrics(evaluation: Evaluation, title: str, monitor: str) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for name, value in evaluation.metrics.items():
         metric, _, k = name.partition("@")
+        k, _, part = k.partition("/")  # recall@50/tail: of a part of the units
+        metric += f", {part}" if part else ""
         rows.setdefault(metric, {"metric": metric})[f"@{k}" if k else "value"] = value
     print_table(list(rows.values()), title)
     if monitor in evaluation.per_unit:
