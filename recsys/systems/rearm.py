@@ -13,12 +13,14 @@ and repeats are drawn with one fixed seed, so that the data alone decide the gra
 """
 
 from dataclasses import replace
+from time import perf_counter
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
+from core import distributed
 from core.data.cache import cached
 from core.data.checks import DataError
 from core.encoders.cosines import Cosines, bag_members
@@ -167,8 +169,10 @@ class REARM(Recommender):
             self.features[f"user_{modality}"].weight.data.copy_(interests)
         seen = replace(data, valid=data.valid[:, :0], test=data.test[:, :0])
         key = f"{_GRAPHS}, {seen.digest()}, {self.neighbours}, {self.shares}"
+        start = perf_counter()
         graphs, was_cached = cached("rearm", key, lambda: self._build_graphs(data))
-        print(f"graphs of users and items: {'from the cache' if was_cached else 'built'}")
+        if not was_cached and distributed.rank() == 0:
+            print(f"built the graphs of users and items in {perf_counter() - start:.1f} s")
         for name, tensor in graphs.items():
             self.get_buffer(name).copy_(tensor)
         self._graphs = {}
