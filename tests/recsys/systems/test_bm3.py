@@ -103,8 +103,9 @@ def test_embeddings_know_no_dropout(data, training):
         assert torch.equal(first[kind], second[kind])
     torch.testing.assert_close(first["user"], system.predictor(h_user))
     torch.testing.assert_close(first["item"], system.predictor(h_item))
-    projected = system.project["image"](system.features["image"].weight)
-    torch.testing.assert_close(first["image"], system.predictor(projected))
+    for modality in ("image", "text"):
+        projected = system.project[modality](system.features[modality].weight)
+        torch.testing.assert_close(first[modality], system.predictor(projected))
 
 
 def test_gradient_reaches_the_raw_features_of_the_batch_alone(data):
@@ -130,6 +131,29 @@ def test_penalty_takes_norms_of_all_nodes_over_the_number_of_items(data):
         total = total + 2 * (terms["inter_modality"] + terms["intra_modality"])
         torch.testing.assert_close(terms["loss"], total)
         assert set(terms) == TERMS
+
+
+def test_terms_are_one_minus_the_cosine_to_the_masked_targets(data):
+    torch.manual_seed(0)
+    system = built(BM3, data, dim=8, dropout=0.4)
+    batch = batch_of(data, slice(0, 7))
+    keep = {view: torch.rand(7, 8) >= 0.4 for view in ("user", "item", "image", "text")}
+    terms = system.loss(batch["user"], batch["item"], keep)
+
+    def distance(online: torch.Tensor, target: torch.Tensor, view: str) -> torch.Tensor:
+        masked = torch.where(keep[view], target, 0)
+        return 1 - torch.cosine_similarity(system.predictor(online), masked).mean()
+
+    all_users, all_items = system.online()
+    user, item = all_users[batch["user"]], all_items[batch["item"]]
+    modal = {m: system.project[m](data.features[m][batch["item"]]) for m in ("image", "text")}
+    expected = {
+        "reconstruction": distance(user, item, "item") + distance(item, user, "user"),
+        "inter_modality": sum(distance(modal[m], item, "item") for m in modal),
+        "intra_modality": sum(distance(modal[m], modal[m], m) for m in modal),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_a_repeated_pair_counts_twice(data):
