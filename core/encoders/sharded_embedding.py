@@ -64,7 +64,7 @@ class ShardedEmbedding(nn.EmbeddingBag):
         """Σ_v w_bv · table[input_bv]; weights of 1 where none are given."""
         if not self.is_sharded:
             return super().forward(input, offsets, per_sample_weights)
-        vectors = self._lookup(input.flatten().long()).view(*input.shape, -1)
+        vectors = self._lookup(input.flatten().long()).view(*input.shape, self.embedding_dim)
         if per_sample_weights is not None:
             vectors = vectors * per_sample_weights[..., None]
         return vectors.sum(1)

@@ -112,7 +112,7 @@ class LargeScaleSSL(System):
             is_large = shard_above is not None and rows > shard_above
             table = ShardedEmbedding if is_large else _whole_table
             self.tables.append(table(rows, feature_dim, sparse=sparse_gradients))
-            nn.init.normal_(self.tables[-1].weight, std=0.1)
+            nn.init.uniform_(self.tables[-1].weight, -0.05, 0.05)  # as in TensorFlow, the paper's
         self.query_tower = _layers(len(self.query_features) * feature_dim, hidden, dim)
         self.item_tower = _layers(len(self.item_features) * feature_dim, hidden, dim)
 
