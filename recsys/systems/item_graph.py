@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.nn.functional import embedding_bag, normalize
+from torch.nn.functional import normalize
 
 from core.data.checks import DataError
 from core.distributed import global_mean
-from core.encoders.graph import propagate
+from core.encoders.graph import propagate, weighted_sums
 from core.encoders.neighbours import NeighbourGraph, cosine_co_occurrence, nearest_by_cosine
 from core.losses import bpr, embedding_penalty, info_nce
 from core.losses.precision import full_precision
@@ -384,21 +384,15 @@ class _UsersOfItems(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, adjacency: Tensor, items: Tensor, n_users: int) -> Tensor:
         ctx.adjacency, ctx.n_users = adjacency, n_users
-        starts, half = adjacency.crow_indices()[:n_users], adjacency.values().numel() // 2
-        columns = adjacency.col_indices()[:half] - n_users
-        return _bags(columns, items, starts, adjacency.values()[:half])
+        values, half = adjacency.values(), adjacency.values().numel() // 2
+        starts, columns = adjacency.crow_indices()[:n_users], adjacency.col_indices()[:half]
+        with torch.autocast(items.device.type, enabled=False):
+            return weighted_sums(starts, columns - n_users, values[:half], items)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor, None]:
         adjacency, n_users = ctx.adjacency, ctx.n_users
-        half = adjacency.values().numel() // 2
-        starts = adjacency.crow_indices()[n_users:-1] - half
-        columns = adjacency.col_indices()[half:]
-        return None, _bags(columns, grad.contiguous(), starts, adjacency.values()[half:]), None
-
-
-def _bags(columns: Tensor, nodes: Tensor, starts: Tensor, values: Tensor) -> Tensor:
-    with torch.autocast(nodes.device.type, enabled=False):
-        return embedding_bag(
-            columns, nodes, starts, mode="sum", per_sample_weights=values.to(nodes.dtype)
-        )
+        values, half = adjacency.values(), adjacency.values().numel() // 2
+        starts, columns = adjacency.crow_indices()[n_users:-1], adjacency.col_indices()[half:]
+        with torch.autocast(grad.device.type, enabled=False):
+            return None, weighted_sums(starts - half, columns, values[half:], grad), None
