@@ -29,8 +29,12 @@ DATA = [file for file in FILES if file.parent.name == "data"]
 SHARED = [
     file for file in FILES if file.parent.name in ("optimizer", "schedule", "logger", "trainer")
 ]
-# What makes the domain's demo data small, for `data demo` and for `train data=demo`.
-SMALL = {"recsys": "demo.n_users=80 demo.n_items=50"}
+# What makes the demo data of a reader small, for `data demo` and for `train data=demo`.
+SMALL = {
+    ("recsys", "files"): "demo.n_users=80 demo.n_items=50",
+    ("recsys", "entities"): "demo.n_queries=80 demo.n_items=50",
+}
+BUILT = {domain for domain, _ in SMALL}
 
 
 def _name(file: Path) -> str:
@@ -57,7 +61,22 @@ def _plain(value: Any) -> Any:
 
 
 def _arguments(node: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    not_arguments = ("_target_", "_partial_", "defaults")
+    return {key: value for key, value in node.items() if key not in not_arguments}
+
+
+def _reader(file: Path) -> tuple[str, str]:
+    """Domain and name of the data config whose files a system or a data config is for."""
+    domain, content = _domain(file), yaml.safe_load(file.read_text())
+    if file.parent.name == "data" and "_target_" in content:
+        return domain, file.stem
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict) and "override /data" in entry:
+            return domain, entry["override /data"]
+        if file.parent.name == "data" and not entry.startswith("/"):
+            return _reader(file.with_name(f"{entry}.yaml"))
+    config = yaml.safe_load((ROOT / domain / "conf" / "config.yaml").read_text())
+    return domain, next(e["data"] for e in config["defaults"] if "data" in e)
 
 
 def _run(domain: str, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +88,8 @@ def _run(domain: str, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_all_files_are_looked_at() -> None:
     assert {_domain(file) for file in FILES} == {"core", *DOMAINS}
     assert {"recsys/system/bm3", "recsys/data/demo", "core/trainer/ddp"} <= set(map(_name, FILES))
-    assert {_domain(file) for file in SYSTEMS} == {_domain(file) for file in DATA} == set(SMALL)
+    assert {_domain(file) for file in SYSTEMS} == {_domain(file) for file in DATA} == BUILT
+    assert {_reader(file) for file in SYSTEMS} == {_reader(file) for file in DATA} == set(SMALL)
 
 
 def _command(file: Path) -> tuple[str, str, str]:
@@ -89,7 +109,7 @@ def test_the_first_comment_is_the_command(file: Path) -> None:
     assert verb
 
 
-@each([file for file in FILES if _command(file)[0].replace("-", "_") in SMALL])
+@each([file for file in FILES if _command(file)[0].replace("-", "_") in BUILT])
 def test_the_command_composes_and_chooses_the_file(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +125,7 @@ def test_the_command_composes_and_chooses_the_file(
     composed, content = yaml.safe_load(out), yaml.safe_load(file.read_text())
     node = content.get("system", content)
     if file.parent.name in ("system", "data", "optimizer", "schedule"):
-        for key in _arguments(node).keys() - {"defaults"}:
+        for key in _arguments(node):
             # What the command itself sets, and what follows from other keys, is as it may be.
             if f"{file.parent.name}.{key}=" not in rest and "${" not in str(node[key]):
                 assert composed[file.parent.name][key] == node[key], key
@@ -132,14 +152,22 @@ def test_data_lists_its_keywords_with_their_defaults(file: Path) -> None:
     assert _arguments(content) == expected | {"path": "???"}
 
 
-@each([ROOT / domain / "conf" / "config.yaml" for domain in SMALL])
+@each([file for file in FILES if file.parent.name == "conf" and _domain(file) in BUILT])
 def test_the_nodes_of_a_domain_are_keywords_of_their_targets(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
-    for name in ("task", "demo", "check"):
+    for name in content.keys() & {"task", "demo", "check"}:
         known = inspect.signature(get_object(content[name]["_target_"])).parameters
         assert _arguments(content[name]).keys() <= known.keys(), name
     trainer = yaml.safe_load((ROOT / "core/conf/trainer/default.yaml").read_text())
-    assert content["trainer"].keys() <= trainer.keys()
+    assert content.get("trainer", {}).keys() <= trainer.keys()
+
+
+@each([file for file in DATA if "_target_" in yaml.safe_load(file.read_text())])
+def test_a_reader_brings_its_task_demo_and_check(file: Path) -> None:
+    includes = [e for e in yaml.safe_load(file.read_text())["defaults"] if "@_global_" in e]
+    names = [entry.removesuffix("@_global_").removeprefix("/") for entry in includes]
+    brought = [yaml.safe_load((file.parents[1] / f"{name}.yaml").read_text()) for name in names]
+    assert {"task", "demo", "check"} <= {key for content in brought for key in content}
 
 
 def test_the_trainer_lists_the_options_of_fit() -> None:
@@ -168,21 +196,26 @@ def test_shared_nodes_are_keywords_of_their_targets(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The small demo data of every domain that has any."""
+def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """The small demo data of every reader."""
     folders = {}
-    for domain, small in SMALL.items():
-        folder = tmp_path_factory.mktemp(domain)
+    for (domain, reader), small in SMALL.items():
+        folder = tmp_path_factory.mktemp(f"{domain}_{reader}")
+        line = f"data demo data={reader} path={folder / 'data'} {small}"
         with pytest.MonkeyPatch.context() as patch:
-            _run(domain, f"data demo path={folder / 'data'} {small}", folder, patch)
-        folders[domain] = folder / "data"
+            _run(domain, line, folder, patch)
+        folders[domain, reader] = folder / "data"
     return folders
 
 
 def _two_steps(folder: Path) -> str:
     """Budget of one epoch of two steps on the demo data in a folder."""
-    table = pl.read_csv(next(folder.glob("*.inter")), separator="\t")
-    n_train = (table["x_label"] == 0).sum()
+    pairs = folder / "pairs.parquet"
+    if pairs.exists():
+        label = pl.read_parquet(pairs)["split"]
+    else:
+        label = pl.read_csv(next(folder.glob("*.inter")), separator="\t")["x_label"]
+    n_train = (label == 0).sum()
     assert n_train > 100
     return (
         f"trainer.batch_size_global={-(-n_train // 2)} trainer.max_epochs=1 "
@@ -205,39 +238,38 @@ def _trained(folder: Path) -> None:
 
 @each(SYSTEMS)
 def test_every_system_takes_two_steps(
-    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, demos: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    domain = _domain(file)
-    budget = _two_steps(demos[domain])
-    _run(
-        domain,
-        f"train system={file.stem} data.path={demos[domain]} {budget}",
-        tmp_path,
-        monkeypatch,
-    )
+    domain, reader = _reader(file)
+    data = demos[domain, reader]
+    line = f"train system={file.stem} data.path={data} {_two_steps(data)}"
+    _run(domain, line, tmp_path, monkeypatch)
     _trained(tmp_path)
 
 
 @each(DATA)
 def test_every_data_set_takes_two_steps(
-    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, demos: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    domain = _domain(file)
-    budget = _two_steps(demos[domain])
-    path = "" if file.stem == "demo" else f"data.path={demos[domain]}"
-    _run(domain, f"train data={file.stem} {path} {SMALL[domain]} {budget}", tmp_path, monkeypatch)
+    domain, reader = _reader(file)
+    data, small = demos[domain, reader], SMALL[domain, reader]
+    system = [word for word in _command(file)[2].split() if word.startswith("system=")]
+    path = "" if file.stem.endswith("demo") else f"data.path={data}"
+    line = f"train data={file.stem} {' '.join(system)} {path} {small} {_two_steps(data)}"
+    _run(domain, line, tmp_path, monkeypatch)
     _trained(tmp_path)
 
 
 @each([file for file in SHARED if file.parent.name in ("optimizer", "schedule")])
 def test_every_optimizer_and_schedule_takes_two_steps(
-    file: Path, demos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, demos: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choice = f"{file.parent.name}={file.stem}"
-    budget = _two_steps(demos["recsys"])
+    data = demos["recsys", "files"]
+    budget = _two_steps(data)
     _run(
         "recsys",
-        f"train system=bpr {choice} data.path={demos['recsys']} {budget}",
+        f"train system=bpr {choice} data.path={data} {budget}",
         tmp_path,
         monkeypatch,
     )
@@ -245,13 +277,14 @@ def test_every_optimizer_and_schedule_takes_two_steps(
 
 
 def test_a_checkpoint_cannot_name_what_a_command_calls(
-    demos: dict[str, Path],
+    demos: dict[tuple[str, str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    budget = _two_steps(demos["recsys"])
-    _run("recsys", f"train system=bpr data.path={demos['recsys']} {budget}", tmp_path, monkeypatch)
+    data = demos["recsys", "files"]
+    budget = _two_steps(data)
+    _run("recsys", f"train system=bpr data.path={data} {budget}", tmp_path, monkeypatch)
     (last,) = tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
     sprung = tmp_path / "sprung"
