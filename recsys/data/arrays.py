@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
+from torch.nn import ModuleDict
 
 from core.data.checks import DataError
 
@@ -74,9 +75,18 @@ def feature_files(folder: Path, names: list[str] | None) -> dict[str, Path]:
     """Modality -> its `<modality>_feat.npy` in `folder`: those of `names`, or all.
 
     Raises:
-        DataError: if a named one is missing.
+        DataError: if a named one is missing, or a name cannot be used.
     """
     found = {path.name.removesuffix("_feat.npy"): path for path in folder.glob("*_feat.npy")}
+    for name, path in found.items():
+        # Modalities name parts of modules, and stand beside users and items in `embed`.
+        if not name.isidentifier() or name in ("user", "item") or hasattr(ModuleDict, name):
+            raise DataError(
+                f"the modality cannot be named {name!r}",
+                path=path,
+                expected="letters, digits and _, e.g. image_feat.npy; not user or item",
+                fix="rename the file",
+            )
     if names is None:
         return dict(sorted(found.items()))
     for name in names:

@@ -171,6 +171,14 @@ def test_only_the_named_features_are_read(folder):
         load_interactions(folder, features=["sound"])
 
 
+@pytest.mark.parametrize("name", ["item", "user", "items", "keys", "dots.in"])
+def test_a_modality_needs_a_name_of_its_own(folder, name):
+    np.save(folder / f"{name}_feat.npy", np.ones((5, 2)))
+    with pytest.raises(DataError, match="cannot be named") as error:
+        load_interactions(folder)
+    assert f"{name}_feat.npy" in str(error.value)
+
+
 def test_repeated_pairs_of_a_split_are_dropped_with_a_warning(folder):
     (folder / "shop.inter").write_text(inter_text([*ROWS, ROWS[0], ROWS[1]]))
     with pytest.warns(UserWarning, match=r"shop\.inter:15: 2 repeated interactions"):
