@@ -121,5 +121,5 @@ def weights_digest(system: "System") -> str:
     total = sha256()
     for name, tensor in sorted(system.state_dict().items()):
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
