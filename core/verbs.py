@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,15 @@ def train(config: DictConfig) -> None:
         # Not from config.yaml: an earlier resume may have changed the budget.
         saved = OmegaConf.create(read_checkpoint(resume)[OURS]["config"])
         config = with_overrides(saved, config)
+    try:
+        data = read_data(config)
+    except DataError:
+        # Nothing was run, so no empty folder of a run is left; one with files stays.
+        with suppress(OSError):
+            run_dir.rmdir()
+        raise
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         print(f"{'resuming' if resume else 'run'} {os.path.relpath(run_dir)}", flush=True)
-    data = read_data(config)
     result = train_run(config, data, run_dir, resume)
     if not result.is_main_process:
         return

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -50,6 +51,8 @@ class Validate(Callback):
             module.training = mode
         metrics = {f"valid/{name}": value for name, value in evaluation.metrics.items()}
         pl_module.log_dict(metrics, logger=False)
+        monitor = self.task.monitor
+        pl_module.log(monitor, evaluation.metrics[monitor], prog_bar=True, logger=False)
         write_to_logs(trainer, metrics)
         self.latest_epoch = trainer.current_epoch
         # All processes must agree on whether to go on, to the last bit.
@@ -147,6 +150,18 @@ def refuse_broken_weights(trainer: Trainer, pl_module: LightningModule) -> None:
         if not bool(weight.isfinite().all()):
             at = f"training stopped at step {trainer.global_step}"
             raise DataError(f"{at}: {name} is no longer finite", fix=_FIX)
+
+
+class StepsBar(RichProgressBar):
+    """The progress inside the epoch, with the loss and the metric that chooses the best."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar: without Lightning's number of the log's version."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class EpochLines(Callback):

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from core.checkpoints import OURS, load_weights, read_checkpoint
 from core.data.checks import DataError
-from core.trainers.callbacks import EpochLines, LogTerms, StopOnNaN, Validate
+from core.trainers.callbacks import EpochLines, LogTerms, StepsBar, StopOnNaN, Validate
 from core.trainers.checkpointing import Checkpoints
 from core.trainers.system import System
 from core.trainers.task import Data, Task
@@ -204,4 +203,4 @@ def _check_options(**options: int) -> None:
 def _progress(show: bool) -> list[Callback]:
     if not show:
         return []
-    return [RichProgressBar(leave=False)] if sys.stdout.isatty() else [EpochLines()]
+    return [StepsBar(leave=False)] if sys.stdout.isatty() else [EpochLines()]
