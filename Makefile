@@ -20,9 +20,9 @@ help:
 demo: $(STAMP)
 	$(BIN)/consilience demo
 
-# One thread a process: tests that start several processes would fight for the cores.
+# Two files of tests at a time, one thread a process: what the smallest machine has cores for.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
