@@ -6,7 +6,8 @@ sets of features are hidden, must find each other. There is no official code. Wh
 silent: bias of mutual information from finite samples is taken out by a shuffled estimate, features
 that tell every item from all others take no part in it and are hidden in one view by chance, a
 feature without value has the mask's embedding, and views have dropout on their concatenated
-embeddings beside that on the values of bags.
+embeddings beside that on the values of bags. Otherwise than in Yi et al. the streaming estimate is
+divided among the columns that an item has in the batch.
 """
 
 from collections.abc import Sequence
