@@ -20,7 +20,7 @@ from core.data.checks import DataError
 from core.distributed import global_mean
 from core.encoders.graph import propagate, weighted_sums
 from core.encoders.neighbours import NeighbourGraph, cosine_co_occurrence, nearest_by_cosine
-from core.losses import bpr, embedding_penalty, info_nce
+from core.losses import bpr, distinct, embedding_penalty, info_nce
 from core.losses.precision import full_precision
 from core.losses.rows import Rows, unit
 from recsys.data.interactions import Interactions
@@ -218,7 +218,7 @@ class ItemGraph(Recommender):
 
         perturbation = anchor = alignment = ranking.new_zeros(())
         for kind, (name, n) in enumerate((("user", self.n_users), ("item", self.n_items))):
-            ids, valid = distinct_nodes(batch[name], n)
+            ids, valid = distinct(batch[name], n)
             if self.alignment_weight:
                 b, h = rows(kind, ids)
                 anchors = b.detach() if self.detach_anchor else b
@@ -343,27 +343,6 @@ def anchor_info_nce(
         sums.append(scores.logsumexp(1))
     loss = torch.stack(sums).logsumexp(0) - torch.stack(positives).logsumexp(0)
     return global_mean(loss, valid)
-
-
-def distinct_nodes(
-    ids: Int64[Tensor, " batch"], n: int
-) -> tuple[Int64[Tensor, " rows"], Bool[Tensor, " rows"] | None]:
-    """Every node of the batch once, so that none is its own negative: ids, and which of them count.
-
-    On the CPU only the first row of each node is left. An accelerator would have to be waited for
-    to count them, so there all rows stay and a mask says which are the first of their node.
-    """
-    is_first = first_of_its_id(ids, n)
-    return (ids[is_first], None) if ids.device.type == "cpu" else (ids, is_first)
-
-
-def first_of_its_id(ids: Int64[Tensor, " batch"], n: int) -> Bool[Tensor, " batch"]:
-    """Whether no row before it has the same id, on this rank and those before it; ids are < n."""
-    rows = Rows.of(ids, "full")
-    order = torch.arange(rows.total, device=ids.device)
-    first = order.new_full((n,), rows.total)
-    first.scatter_reduce_(0, rows.everywhere(ids), order, "amin")
-    return first.index_select(0, ids) == rows.own(order)
 
 
 def users_of_items(
