@@ -6,7 +6,8 @@ sets of features are hidden, must find each other. There is no official code. Wh
 silent: bias of mutual information from finite samples is taken out by a shuffled estimate, features
 that tell every item from all others take no part in it and are hidden in one view by chance, a
 feature without value has the mask's embedding, and views have dropout on their concatenated
-embeddings beside that on the values of bags. Otherwise than in Yi et al. the streaming estimate is
+embeddings beside that on the values of bags. The embeddings' initial scale was chosen among several
+on the generated demo data. Otherwise than in Yi et al. the streaming estimate is
 divided among the columns that an item has in the batch.
 """
 
@@ -113,7 +114,7 @@ class LargeScaleSSL(System):
             is_large = shard_above is not None and rows > shard_above
             table = ShardedEmbedding if is_large else _whole_table
             self.tables.append(table(rows, feature_dim, sparse=sparse_gradients))
-            nn.init.uniform_(self.tables[-1].weight, -0.05, 0.05)  # as in TensorFlow, the paper's
+            nn.init.uniform_(self.tables[-1].weight, -0.05, 0.05)  # chosen on the demo
         self.query_tower = _layers(len(self.query_features) * feature_dim, hidden, dim)
         self.item_tower = _layers(len(self.item_features) * feature_dim, hidden, dim)
 

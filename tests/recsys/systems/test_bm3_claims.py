@@ -49,7 +49,11 @@ def trained_recall(folder, data, seed: int, *, arguments: dict, **budget) -> flo
 
 @pytest.mark.claim
 def test_modalities_help_and_training_beats_no_training(tmp_path):
-    """On generated data; against LightGCN nothing is claimed, which is ahead there."""
+    """On generated data; against LightGCN nothing is claimed, which is ahead there.
+
+    Measured .335, .331 and .036: a narrow pass. On sparser generated data it does not hold at 100
+    epochs (.1182 against .1187).
+    """
     data = generated(n_users=1500, n_items=600)
     budget = {"batch_size_global": 512, "max_epochs": 100, "patience": 21}
     recall: dict[str, list[float]] = {"bm3": [], "no modalities": [], "untrained": []}
