@@ -84,7 +84,7 @@ def test_collaborative_signals_mend_graphs_of_features_that_say_nothing(
     seen, so this guards the code; it is weak evidence for the claim.
     """
     if "claim" not in request.config.getoption("markexpr"):
-        pytest.skip("four trainings, some four minutes: pytest -m claim")
+        pytest.skip("four trainings, some six minutes: pytest -m claim")
     folder = real_data / "amazon" / "baby"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
