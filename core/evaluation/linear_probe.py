@@ -160,7 +160,8 @@ def _minimise(
     optimizer = torch.optim.LBFGS(
         [parameters],
         max_iter=max_iterations,
-        tolerance_grad=1e-6,
+        # The weights are off by at most the gradient over the penalty.
+        tolerance_grad=min(1e-6, penalty / 100),
         tolerance_change=1e-12,
         line_search_fn="strong_wolfe",
     )

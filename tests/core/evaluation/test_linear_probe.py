@@ -22,7 +22,7 @@ def _fit(penalties, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("penalty", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("penalty", [1.0, 1e-2, 1e-4, 1e-6])
 def test_equals_scikit_learn(penalty, dtype):
     features, labels = _split()
     test = _split(seed=2)[0]
