@@ -1,12 +1,12 @@
-"""What happens between the steps: validation, a guard against NaN, a line an epoch."""
+"""What happens between the steps: validation, the log, a guard against NaN."""
 
 import math
-import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -14,10 +14,7 @@ from core.data.checks import DataError
 from core.distributed import broadcast_object
 from core.trainers.task import Data, Task
 
-_FIX = (
-    "check the input with `data check`, lower optimizer.lr, or set trainer.gradient_clip=1; "
-    "the last checkpoint is from before"
-)
+_LAST = "the last checkpoint is from before"
 
 
 class Validate(Callback):
@@ -78,8 +75,13 @@ class LogTerms(Callback):
 class StopOnNaN(Callback):
     """Ends the run when a term or a weight is no longer finite, before that is saved.
 
-    Looks at the terms of the steps that are logged, and at the weights when an epoch ends.
+    Looks at the terms of the steps that are logged, and at the weights when an epoch ends. Of the
+    batches since the last look it keeps one sum a row, on the device, to say which rows of which
+    modality brought the NaN; nothing waits for the device until a look.
     """
+
+    def __init__(self) -> None:
+        self.rows: list[_Rows] = []
 
     def on_train_batch_end(
         self,
@@ -89,18 +91,27 @@ class StopOnNaN(Callback):
         batch: dict[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Looks at the loss of every logged step.
+        """Looks at the terms of every logged step.
 
         Raises:
             DataError: a term is NaN or infinite.
         """
+        step = trainer.global_step + (not took_step(trainer, batch_idx))
+        self.rows.append(_Rows.of(step, batch))
         if not took_logged_step(trainer, batch_idx):
             return
         terms = train_terms(trainer)
         broken = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
         if broken:
-            at = f"training stopped at step {trainer.global_step}"
-            raise DataError(f"{at}: {', '.join(broken)}", fix=_FIX)
+            entries = [self._entry()]
+            if trainer.world_size > 1:
+                # The terms are means over the processes, so all of them have come here.
+                entries = [None] * trainer.world_size
+                dist.all_gather_object(entries, self._entry())
+            entry = next((entry for entry in entries if entry), None)
+            raise _stopped(trainer, ", ".join(broken), entry, len(self.rows))
+        # The terms are from before this step's update, which its own rows may still have broken.
+        self.rows = [rows for rows in self.rows if rows.step == step]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at the weights, before they are validated.
@@ -108,7 +119,67 @@ class StopOnNaN(Callback):
         Raises:
             DataError: a weight is NaN or infinite.
         """
-        refuse_broken_weights(trainer, pl_module)
+        self.refuse_broken_weights(trainer, pl_module)
+
+    def refuse_broken_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends a run whose weights are broken.
+
+        Raises:
+            DataError: a weight is NaN or infinite.
+        """
+        for name, weight in pl_module.named_parameters():
+            if not bool(weight.isfinite().all()):
+                found = f"{name} is no longer finite"
+                raise _stopped(trainer, found, self._entry(), len(self.rows))
+        self.rows.clear()
+
+    def _entry(self) -> str | None:
+        """Where this process's batches first held NaN or infinity since the last look."""
+        return next((entry for rows in self.rows if (entry := rows.describe())), None)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is kept of a batch: NaN or infinity in a row makes the sum of the row so."""
+
+    step: int
+    sums: dict[str, Tensor]
+    index: Tensor | None
+
+    @classmethod
+    def of(cls, step: int, batch: dict[str, Tensor]) -> "_Rows":
+        sums = {
+            name: x if x.ndim == 1 else x.detach().flatten(1).sum(1, dtype=torch.float32)
+            for name, x in batch.items()
+            if isinstance(x, Tensor) and x.ndim and x.is_floating_point()
+        }
+        return cls(step, sums, batch.get("index") if sums else None)
+
+    def describe(self) -> str | None:
+        for name, sums in self.sums.items():
+            rows = (~sums.isfinite()).nonzero().flatten()
+            if len(rows):
+                has_ids = self.index is not None and len(self.index) == len(sums)
+                ids = self.index[rows] if has_ids else rows  # type: ignore[index]
+                some = ", ".join(str(n) for n in ids[:8].tolist()) + (
+                    ", ..." if len(ids) > 8 else ""
+                )
+                what = "samples with index" if has_ids else "rows of the batch"
+                return (
+                    f"{name} of step {self.step} holds NaN or infinite values in {len(rows)} of "
+                    f"{len(sums)} {what} {some}"
+                )
+        return None
+
+
+def _stopped(trainer: Trainer, found: str, entry: str | None, n_batches: int) -> DataError:
+    at = f"training stopped at step {trainer.global_step}: {found}"
+    if entry is not None:
+        return DataError(f"{at}; {entry}", fix=f"repair or remove them, see `data check`; {_LAST}")
+    return DataError(
+        f"{at}; the inputs of the last {n_batches} batches were finite",
+        fix=f"lower optimizer.lr, or set trainer.gradient_clip=1; {_LAST}",
+    )
 
 
 def took_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -138,52 +209,3 @@ def write_to_logs(trainer: Trainer, metrics: dict[str, float]) -> None:
     for logger in trainer.loggers:
         logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
         logger.save()
-
-
-def refuse_broken_weights(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Ends a run whose weights are broken.
-
-    Raises:
-        DataError: a weight is NaN or infinite.
-    """
-    for name, weight in pl_module.named_parameters():
-        if not bool(weight.isfinite().all()):
-            at = f"training stopped at step {trainer.global_step}"
-            raise DataError(f"{at}: {name} is no longer finite", fix=_FIX)
-
-
-class StepsBar(RichProgressBar):
-    """The progress inside the epoch, with the loss and the metric that chooses the best."""
-
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar: without Lightning's number of the log's version."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
-
-
-class EpochLines(Callback):
-    """One line an epoch, for log files and terminals that cannot draw a progress bar."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock: a run that goes on inside an epoch does not start that epoch."""
-        self.start = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the epoch's clock."""
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the epoch, its loss, the validation metrics that matter, and its time."""
-        if not trainer.is_global_zero:
-            return
-        metrics = trainer.callback_metrics
-        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
-        parts += [f"loss {float(metrics['train/loss']):.4f}"] if "train/loss" in metrics else []
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Validate) and callback.latest_epoch == trainer.current_epoch:
-                parts.append(f"valid/{callback.task.monitor} {callback.latest_score:.4f}")
-        parts.append(f"{time.perf_counter() - self.start:.2f} s")
-        print("  ".join(parts), flush=True)

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from core.checkpoints import OURS
-from core.trainers.callbacks import Validate, refuse_broken_weights, took_step
+from core.trainers.callbacks import StopOnNaN, Validate, took_step
 from core.trainers.task import Loader
 
 
@@ -29,6 +29,7 @@ class Checkpoints(Checkpoint):
         folder: where `last.ckpt` and `best.ckpt` go.
         loader: the training loader, whose place is kept.
         config: the run's config as plain values.
+        guard: looks at the weights before they are written inside an epoch.
         validation: whose metric is to rise; None keeps the last checkpoint as the best.
         patience: stop after so many validations without a rise; None never stops.
         every_n_steps: also write `last.ckpt` inside epochs.
@@ -41,12 +42,13 @@ class Checkpoints(Checkpoint):
         folder: Path,
         loader: Loader,
         config: dict[str, Any],
+        guard: StopOnNaN,
         validation: Validate | None,
         patience: int | None = None,
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__()
-        self.folder, self.loader, self.config = Path(folder), loader, config
+        self.folder, self.loader, self.config, self.guard = Path(folder), loader, config, guard
         self.validation, self.patience, self.every_n_steps = validation, patience, every_n_steps
         self.best_score: float | None = None
         self.best_epoch = -1
@@ -84,7 +86,7 @@ class Checkpoints(Checkpoint):
             and batch_idx + 1 < trainer.num_training_batches
             and trainer.global_step % self.every_n_steps == 0
         ):
-            refuse_broken_weights(trainer, pl_module)
+            self.guard.refuse_broken_weights(trainer, pl_module)
             self._write(trainer, is_best=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

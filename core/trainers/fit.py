@@ -18,8 +18,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from core.checkpoints import OURS, load_weights, read_checkpoint
 from core.data.checks import DataError
-from core.trainers.callbacks import EpochLines, LogTerms, StepsBar, StopOnNaN, Validate
+from core.trainers.callbacks import LogTerms, StopOnNaN, Validate
 from core.trainers.checkpointing import Checkpoints
+from core.trainers.monitors import OnlineMonitors
+from core.trainers.progress import EpochLines, StepsBar
 from core.trainers.system import System
 from core.trainers.task import Data, Task
 
@@ -163,16 +165,18 @@ def fit(
         loader.load_state_dict(checkpoint[OURS]["loader"])
         load_weights(system, checkpoint, resume)
     validation = Validate(task, data, validate_every) if task.has_split(data, "valid") else None
+    guard = StopOnNaN()
     checkpoints = Checkpoints(
         run_dir / "checkpoints",
         loader,
         config or {},
+        guard,
         validation,
         patience,
         checkpoint_every_n_steps,
     )
     # In this order: each reads what the one before it found.
-    callbacks: list[Callback] = [LogTerms(), StopOnNaN()]
+    callbacks: list[Callback] = [LogTerms(), guard, OnlineMonitors()]
     callbacks += [validation] if validation else []
     callbacks += [*_progress(progress), checkpoints]
     trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]

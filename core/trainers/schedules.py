@@ -1,10 +1,12 @@
 """Learning-rate schedules: a multiplier of the optimizer's rate for every step."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from torch.optim import Optimizer
+import torch
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from core.data.checks import DataError
@@ -152,6 +154,51 @@ def infinite(
         if step <= warm:
             return step / warm if warm else 1.0
         return constant + (1 - constant) * down_to_0_from_1((step - warm) / (cool - warm))
+
+    return LambdaLR(optimizer, multiplier)
+
+
+def repeated(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    schedule: Callable[..., LambdaLR],
+    n_tasks: int,
+    later: dict[str, Any] | None = None,
+) -> LambdaLR:
+    """One schedule after the other, for a sequence of tasks that share the steps equally.
+
+    The rate follows from the step alone, so a resumed run needs nothing but its number. Repeated
+    cosine is `repeated(..., schedule=cosine)`; the infinite schedule over tasks is
+    `repeated(..., schedule=infinite, later={"first_task": False})`.
+
+    Args:
+        optimizer: its rate is the peak of every task.
+        total_steps: optimizer steps of the whole sequence.
+        schedule: (optimizer, steps of the task) -> schedule of one task.
+        n_tasks: tasks of the sequence; where it does not divide the steps, task t begins at step
+            `t * total_steps // n_tasks`.
+        later: further keywords of `schedule` from the second task on.
+
+    Raises:
+        DataError: there are more tasks than steps, or none.
+    """
+    if not 1 <= n_tasks <= total_steps:
+        raise DataError(
+            f"schedule.n_tasks={n_tasks}", expected=f"from 1 to the {total_steps} steps there are"
+        )
+    starts = [task * total_steps // n_tasks for task in range(n_tasks + 1)]
+    multipliers = []
+    for task in range(n_tasks):
+        # Lightning's optimizer has one schedule; those of the tasks are made on a stand-in.
+        stand_in = SGD([torch.zeros((), requires_grad=True)], lr=1.0)
+        steps = starts[task + 1] - starts[task]
+        part = schedule(stand_in, steps, **(later or {} if task else {}))
+        multipliers.append(part.lr_lambdas[0])
+
+    def multiplier(step: int) -> float:
+        task = min(bisect_right(starts, step), n_tasks) - 1
+        return float(multipliers[task](step - starts[task]))
 
     return LambdaLR(optimizer, multiplier)
 

@@ -1,12 +1,14 @@
 """System: what every method is to the trainer, to the evaluation and to the hub."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import ModelHubMixin, PyTorchModelHubMixin
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -30,12 +32,15 @@ class System(LightningModule, PyTorchModelHubMixin):
     Attributes:
         make_optimizer: parameter groups -> optimizer.
         make_schedule: (optimizer, total steps) -> learning-rate schedule, stepped every step.
+        latest: what the online monitors look at. An objective that has a representation at hand
+            sets `self.latest = {"features": h.detach()}`, (B, D), a row for each row of the batch.
     """
 
     make_optimizer: Callable[[list[dict[str, Any]]], Optimizer] = partial(
         torch.optim.AdamW, lr=1e-3, weight_decay=0.0
     )
     make_schedule: Callable[[Optimizer, int], LRScheduler] = staticmethod(constant)
+    latest: Mapping[str, Tensor] = MappingProxyType({})
 
     def prepare(self, data: Any) -> None:  # noqa: ANN401 - each domain has its own data class
         """Keeps what the method needs of the training data; called once, before training."""
@@ -50,6 +55,14 @@ class System(LightningModule, PyTorchModelHubMixin):
         Without dropout or augmentation; of unit length only if the method says so.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define its embeddings")
+
+    def update_teachers(self, step: int, total_steps: int) -> None:
+        """Moves what follows the weights, e.g. an EMA teacher; called after every optimizer step.
+
+        Args:
+            step: number of the optimizer step just taken, from 0.
+            total_steps: optimizer steps of the whole training.
+        """
 
     @classmethod
     def _load_as_safetensor(cls, model: T, model_file: str, map_location: str, strict: bool) -> T:
@@ -75,6 +88,18 @@ class System(LightningModule, PyTorchModelHubMixin):
             self.log_dict(train, logger=False, sync_dist=True)
             self.log("loss", train["train/loss"], prog_bar=True, logger=False, sync_dist=True)
         return terms["loss"] if terms["loss"].requires_grad else None
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Takes the step, then lets the teachers follow, before any callback can save either."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        step = self.trainer.global_step  # still counts the steps before this one
+        self.update_teachers(step, int(self.trainer.estimated_stepping_batches))
 
     def configure_gradient_clipping(
         self,
@@ -119,6 +144,8 @@ class System(LightningModule, PyTorchModelHubMixin):
         if not groups:
             return None
         optimizer = self.make_optimizer(groups)
+        for group in optimizer.param_groups:  # before the schedule takes its rates as the highest
+            group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.make_schedule(optimizer, total_steps)
         return {
