@@ -34,8 +34,8 @@ class BPR(Recommender):
         self.reg_weight = reg_weight
         self.user_embedding = nn.Embedding(n_users, dim)
         self.item_embedding = nn.Embedding(n_items, dim)
-        nn.init.normal_(self.user_embedding.weight, std=0.1)
-        nn.init.normal_(self.item_embedding.weight, std=0.1)
+        nn.init.xavier_uniform_(self.user_embedding.weight)
+        nn.init.xavier_uniform_(self.item_embedding.weight)
 
     def objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """BPR of the pairs against their sampled negatives, plus the penalty of their vectors."""

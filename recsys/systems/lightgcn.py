@@ -11,6 +11,9 @@ from recsys.systems.recommender import Recommender
 class LightGCN(Recommender):
     """Embeddings propagated over the training graph, without weights or nonlinearities.
 
+    The two tables start Xavier-uniform, each by its own size, as the paper says; the authors' later
+    code draws them from N(0, 0.1²).
+
     Args:
         n_users: number of users.
         n_items: number of items.
@@ -37,7 +40,8 @@ class LightGCN(Recommender):
         super().__init__(n_users, n_items, n_interactions, feature_dims)
         self.n_layers, self.reg_weight = n_layers, reg_weight
         self.embedding = nn.Embedding(n_users + n_items, dim)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.xavier_uniform_(self.embedding.weight.data[:n_users])
+        nn.init.xavier_uniform_(self.embedding.weight.data[n_users:])
 
     def objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """BPR of the propagated embeddings, plus the penalty of those before propagation."""
