@@ -6,7 +6,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from core.data.checks import DataError
 from core.evaluation.classification import classification
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 
 
