@@ -126,7 +126,7 @@ class OnlineMonitors(Callback):
         }
 
     def _warn_of_collapse(self, rank: float, features: Float[Tensor, "n dim"]) -> None:
-        least = max(1.5, 0.005 * min(features.shape))
+        least = max(1.5, 0.01 * min(features.shape))
         if rank >= least or self._has_warned:
             return
         self._has_warned = True

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from core.data.checks import DataError
 from tests.core.trainers.tiny import Line, Tiny, tiny_data, train
 
 ADAM = partial(torch.optim.AdamW, lr=0.05, weight_decay=0.1)
@@ -27,6 +28,12 @@ def main(folder: Path) -> None:
     train(folder / "run", system=Tiny, max_epochs=4, resume=last, chance=99, **together)
     result, _ = train(folder / "alone", system=Tiny, max_epochs=2, devices=2, strategy="ddp")
     print(f"main process: {result.is_main_process}")
+    broken = tiny_data(21)
+    broken.x[13] = torch.nan
+    try:
+        train(folder / "broken", system=Line, data=broken, log_every_n_steps=1, **together)
+    except DataError as error:
+        print(f"refused: {error}")
 
 
 if __name__ == "__main__":

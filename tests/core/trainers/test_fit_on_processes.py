@@ -55,6 +55,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert process.returncode == 0, output
     assert "main process: True" in outputs[0]
     assert "main process: False" in outputs[1]
+    # One process has the row, both say which.
+    for output in outputs:
+        assert "refused: training stopped at step" in output
+        assert "x of step" in output
+        assert "holds NaN or infinite values in 1 of 4 samples with index 13" in output
     return folder
 
 
