@@ -40,11 +40,11 @@ def domain_command(domain: str) -> Callable[[], None]:
             said = ((" ".join(arguments[:2]), 0.8), (arguments[0], 0.6))
             close = [v for words, cut in said for v in get_close_matches(words, VERBS, 1, cut)]
             hint = f" (did you mean `{close[0]}`?)" if close else ""
-            _fail(f"{_program(domain)} has no verb {arguments[0]!r}{hint}: see --help")
+            _fail(f"{program(domain)} has no verb {arguments[0]!r}{hint}: see --help")
         elif verb == "systems":
             print_systems([domain], overrides)
         elif not list_systems(domain):
-            _fail(f"{_program(domain)} has no method yet")
+            _fail(f"{program(domain)} has no method yet")
         elif "--help" in overrides or "-h" in overrides:
             print(help_text(domain, verb))
         else:
@@ -53,8 +53,9 @@ def domain_command(domain: str) -> Callable[[], None]:
     return main
 
 
-def _program(domain: str) -> str:
-    return domain.replace("_", "-")
+def program(domain: str) -> str:
+    """The name of a domain's command."""
+    return "consilience" if domain == "core" else domain.replace("_", "-")
 
 
 def _fail(message: str) -> NoReturn:
@@ -83,6 +84,15 @@ def conf_dir(package: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "conf"
 
 
+def domain_conf(domain: str) -> Path:
+    """The folder of a domain's own configs; the methods of `core` have theirs beside them."""
+    return conf_dir(_package(domain))
+
+
+def _package(domain: str) -> str:
+    return "core.systems" if domain == "core" else domain
+
+
 def list_systems(domain: str) -> list[dict[str, Any]]:
     """The catalogue of a domain: the card of each `conf/system/*.yaml`.
 
@@ -90,7 +100,7 @@ def list_systems(domain: str) -> list[dict[str, Any]]:
     """
     import yaml
 
-    folder = conf_dir(domain)
+    folder = domain_conf(domain)
     systems = []
     for file in sorted((folder / "system").glob("*.yaml")):
         card = yaml.safe_load(file.read_text())["card"]
@@ -129,7 +139,7 @@ def print_systems(domains: list[str], arguments: list[str]) -> None:
         return
     for domain in domains:
         if not any(system["domain"] == domain for system in systems):
-            print(f"{_program(domain)} has no method yet")
+            print(f"{program(domain)} has no method yet")
     if rows:
         from rich.console import Console
         from rich.table import Table
@@ -142,13 +152,13 @@ def print_systems(domains: list[str], arguments: list[str]) -> None:
 
 def help_text(domain: str, verb: str | None = None) -> str:
     """What `--help` prints: verbs, config groups with their options, where defaults are."""
-    program = _program(domain)
+    command = program(domain)
     width = max(map(len, VERBS))
     shown = {verb: VERBS[verb]} if verb else VERBS
-    lines = [f"usage: {program} VERB [KEY=VALUE ...] [--multirun] [--cfg job]", "", "verbs"]
+    lines = [f"usage: {command} VERB [KEY=VALUE ...] [--multirun] [--cfg job]", "", "verbs"]
     lines += [f"  {name:{width}}  {text}" for name, text in shown.items()]
     groups: dict[str, list[str]] = {}
-    for folder in (conf_dir(domain), conf_dir("core")):
+    for folder in (domain_conf(domain), conf_dir("core")):
         for file in sorted(folder.glob("*/*.yaml")):
             groups.setdefault(file.parent.name, []).append(file.stem)
     if groups:
@@ -159,8 +169,8 @@ def help_text(domain: str, verb: str | None = None) -> str:
     lines += ["", "keys of the verbs", *(f"  {line}" for line in keys.splitlines()[1:])]
     lines += [
         "",
-        f"  {program} train --cfg job          every value that a run would use",
-        f"  {program} train --multirun seed=0,1,2   one run a value",
+        f"  {command} train --cfg job          every value that a run would use",
+        f"  {command} train --multirun seed=0,1,2   one run a value",
     ]
     return "\n".join(lines)
 
@@ -209,9 +219,9 @@ def _run(domain: str, verb: str, overrides: list[str]) -> None:
         options = [o for o in overrides if o.startswith("-") or not ("=" in o or o.startswith("~"))]
         overrides = [o for o in overrides if o not in options]
         sys.argv = [sys.argv[0], f"verb={verb.replace(' ', '_')}", *overrides, *options]
-        hydra.main(version_base="1.3", config_path=f"pkg://{domain}.conf", config_name="config")(
-            run_verb
-        )()
+        hydra.main(
+            version_base="1.3", config_path=f"pkg://{_package(domain)}.conf", config_name="config"
+        )(run_verb)()
 
 
 @contextmanager
@@ -248,10 +258,10 @@ def _errors_in_words(domain: str) -> Iterator[None]:
 def _check_comparison(domain: str, overrides: list[str]) -> None:
     """Refuses a comparison that nobody wrote a config for."""
     names = [o.removeprefix("compare=") for o in overrides if o.startswith("compare=")]
-    known = sorted(file.stem for file in (conf_dir(domain) / "compare").glob("*.yaml"))
+    known = sorted(file.stem for file in (domain_conf(domain) / "compare").glob("*.yaml"))
     there = f"there are: {', '.join(known)}"
     if not names:
-        _fail(f"name the method to compare, {_program(domain)} compare NAME; {there}")
+        _fail(f"name the method to compare, {program(domain)} compare NAME; {there}")
     if names[-1] not in known:
         _fail(f"no comparison {names[-1]!r} in the configs; {there}")
 
@@ -261,7 +271,7 @@ def _demo_of_comparison(domain: str, overrides: list[str]) -> list[str]:
     import yaml
 
     name = [o.removeprefix("compare=") for o in overrides if o.startswith("compare=")][-1]
-    config = yaml.safe_load((conf_dir(domain) / "compare" / f"{name}.yaml").read_text())
+    config = yaml.safe_load((domain_conf(domain) / "compare" / f"{name}.yaml").read_text())
     demo: list[str] = config["compare"].get("demo", ["data=demo"])
     return demo
 
@@ -314,7 +324,7 @@ def _explain(domain: str, error: Exception) -> str:
     if not key:
         return message
     known: set[str] = set()
-    for folder in (conf_dir(domain), conf_dir("core")):
+    for folder in (domain_conf(domain), conf_dir("core")):
         for file in folder.rglob("*.yaml"):
             group = file.parent.name
             for name, node in yaml.safe_load(file.read_text()).items():

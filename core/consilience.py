@@ -10,13 +10,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from core.cli import VERBS, conf_dir, print_systems
+from core.cli import VERBS, domain_command, domain_conf, print_systems, program
 
 DOMAINS = ("recsys", "medical", "remote_sensing", "audio_music", "har")
+# Methods that belong to no domain are the core's own, and this is their command.
+_CATALOGUES = ("core", *DOMAINS)
 _OWN_VERBS = {
     "systems": "the table of all methods; --json, --markdown",
     "doctor": "what this machine has, what is missing, and what to do about it",
     "demo": "a method of each domain on demo data: runs/demo/report.html",
+    "data demo": "write demo data of the methods without a domain: data=NAME path=DIR",
+    "data check": "read images, shards or tables and say what is wrong: data=NAME data.path=DIR",
 }
 # Those that name a method or a run, and with it the domain whose command does the work.
 _METHOD_VERBS = {v: text for v, text in VERBS.items() if v != "systems" and " " not in v}
@@ -31,13 +35,15 @@ def main() -> None:
     # Processes that DDP starts are given the rewritten arguments, in which the verb is an override.
     verb, rest = arguments[0].removeprefix("verb="), arguments[1:]
     if verb == "systems":
-        print_systems(list(DOMAINS), rest)
+        print_systems(list(_CATALOGUES), rest)
     elif verb == "doctor":
         from core.doctor import doctor
 
         sys.exit(doctor(DOMAINS))
     elif verb == "demo":
         _demo()
+    elif verb == "data":
+        domain_command("core")()
     elif verb in _METHOD_VERBS:
         _domain_main(_domain_of(verb, rest))()
     else:
@@ -50,7 +56,7 @@ def _help() -> str:
     def table(verbs: dict[str, str]) -> list[str]:
         return [f"  {verb:{max(map(len, VERBS))}}  {text}" for verb, text in verbs.items()]
 
-    programs = ", ".join(map(_program, DOMAINS))
+    programs = ", ".join(map(program, DOMAINS))
     return "\n".join(
         [
             "usage: consilience VERB [KEY=VALUE ...]",
@@ -76,11 +82,9 @@ def _demo() -> None:
         _fail(str(error))
 
 
-def _program(domain: str) -> str:
-    return domain.replace("_", "-")
-
-
 def _domain_main(domain: str) -> Callable[[], None]:
+    if domain == "core":
+        return domain_command("core")
     main: Callable[[], None] = importlib.import_module(f"{domain}.cli").main
     return main
 
@@ -108,8 +112,8 @@ def _domain_of(verb: str, arguments: list[str]) -> str:
 def _domain_of_method(slug: str) -> str:
     methods = {
         file.stem: domain
-        for domain in DOMAINS
-        for file in sorted((conf_dir(domain) / "system").glob("*.yaml"))
+        for domain in _CATALOGUES
+        for file in sorted((domain_conf(domain) / "system").glob("*.yaml"))
     }
     if slug not in methods:
         close = get_close_matches(slug.lower(), methods, n=1, cutoff=0.4)
@@ -126,7 +130,7 @@ def _domain_of_run(run: str) -> str:
         config = folder / "config.yaml"
         if config.is_file():
             domain = yaml.safe_load(config.read_text()).get("domain")
-            if domain in DOMAINS:
+            if domain in _CATALOGUES:
                 return str(domain)
     _fail(
         f"{run}: not a run, nor a checkpoint in one\n"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.cli import conf_dir, list_systems
+from core.cli import domain_conf, list_systems
 from core.comparison_report import describe
 from core.data.checks import DataError
 from core.report import Report
@@ -47,7 +47,7 @@ def flagship(domain: str) -> str | None:
     """The method that the domain's config names by default, if it has a comparison."""
     import yaml
 
-    config = yaml.safe_load((conf_dir(domain) / "config.yaml").read_text())
+    config = yaml.safe_load((domain_conf(domain) / "config.yaml").read_text())
     chosen = {
         k: v for entry in config["defaults"] if isinstance(entry, dict) for k, v in entry.items()
     }

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from core.build import build
 from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint, weights_digest
-from core.cli import conf_dir
+from core.cli import conf_dir, domain_conf
 from core.data.checks import DataError
 from core.distributed import broadcast_object
 from core.evaluation.evaluation import Evaluation
@@ -283,8 +283,8 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
 def _refuse_foreign_targets(saved: DictConfig, config: DictConfig) -> None:
     # A checkpoint may come from anyone, and a target is code that is run.
     known = set(_targets(OmegaConf.to_container(config)))
-    for package in ("core", config.domain):
-        for file in conf_dir(package).rglob("*.yaml"):
+    for folder in (conf_dir("core"), domain_conf(config.domain)):
+        for file in folder.rglob("*.yaml"):
             known.update(_targets(yaml.safe_load(file.read_text())))
     foreign = sorted(set(_targets(OmegaConf.to_container(saved))) - known)
     if foreign:

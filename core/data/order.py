@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from core.augment.draws import Draws
 from core.data.checks import DataError
 
 
@@ -59,6 +60,17 @@ class EpochOrder:
                 start + rows * self.rank // self.world_size,
                 start + rows * (self.rank + 1) // self.world_size,
             )
+
+    def draws(self, share: slice, device: torch.device) -> Draws:
+        """Random numbers for the rows of one of the `shares`, however many processes there are."""
+        batch = share.start // self.batch_size
+        start = batch * self.batch_size
+        n_rows = min(self.batch_size, self.n_rows - start)
+        # Another stream than the order's, and than that of the next epochs.
+        seed = (
+            (self.seed * 1_000_003 + (self.batches_given - 1) // len(self)) * 1_000_033 + batch + 1
+        )
+        return Draws(seed, n_rows, slice(share.start - start, share.stop - start), device)
 
     def permutation(self, generator: torch.Generator) -> Tensor:
         """(n_rows,) int64: the shuffled rows of the current epoch."""

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from core.augment.draws import Draws
 from core.data.order import EpochOrder
 
 Draw = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+Prepare = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
 
 
 class ResidentLoader:
@@ -21,6 +23,7 @@ class ResidentLoader:
         world_size: processes that share a batch.
         draw: (shuffled columns of the epoch, random stream) -> further columns of the same rows,
             drawn anew every epoch, e.g. sampled negatives.
+        prepare: (batch, random numbers for its rows) -> batch, e.g. with augmented views.
     """
 
     def __init__(
@@ -31,8 +34,9 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
         draw: Draw | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
-        self.columns, self.draw = columns, draw
+        self.columns, self.draw, self.prepare = columns, draw, prepare
         n_rows = len(next(iter(columns.values())))
         self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size)
 
@@ -52,7 +56,8 @@ class ResidentLoader:
             )
         for share in self.order.shares():
             batch = {k: v.index_select(0, rows[share]) for k, v in self.columns.items()}
-            yield batch | {k: v[share] for k, v in drawn.items()}
+            batch |= {k: v[share] for k, v in drawn.items()}
+            yield self.prepare(batch, self.order.draws(share, device)) if self.prepare else batch
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training."""

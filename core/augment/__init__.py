@@ -1,0 +1,1 @@
+"""Random views made on the device, for a whole batch at once."""

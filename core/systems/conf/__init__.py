@@ -1,0 +1,1 @@
+"""Hydra configs of the methods that belong to no domain."""

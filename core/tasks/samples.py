@@ -1,0 +1,199 @@
+"""What all tasks on `Samples` share: batches, embeddings with ids, search."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from core.augment.draws import Draws
+from core.data.checks import DataError
+from core.data.resident import ResidentLoader
+from core.data.samples import Samples
+from core.evaluation.evaluation import Evaluation
+from core.evaluation.index import NeighbourIndex
+from core.trainers.system import Batch, System
+
+Augment = Callable[[Tensor, Draws], Tensor]
+_ROWS = 1024  # that are embedded at a time
+
+
+class SampleTask:
+    """Trains on, embeds and searches samples of one or more modalities; subclasses evaluate.
+
+    A batch holds every modality as float32 (B, ...), images in [0, 1]; the labels; `index`, the
+    row's number in the training split; and, for a system with `n_views`, `views`
+    (n_views, B, ...): augmented copies of its first modality.
+
+    Args:
+        augment: makes one view of a batch of the first modality; needed by systems of views.
+        monitor: the metric that chooses checkpoints and configurations.
+    """
+
+    def __init__(self, augment: Augment | None = None, monitor: str = "accuracy") -> None:
+        self.augment, self.monitor = augment, monitor
+
+    def system_arguments(self, data: Samples) -> dict[str, Any]:
+        """The sizes that a system is built with."""
+        return {
+            "shapes": data.shapes,
+            "n_train": len(data.splits["train"]),
+            "n_classes": data.n_classes,
+        }
+
+    def train_loader(
+        self,
+        system: System,
+        data: Samples,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> ResidentLoader:
+        """Batches of the training split, on the device of the data.
+
+        Raises:
+            DataError: the system learns from views and no augmentation makes them.
+        """
+        columns = data.columns("train")
+        prepare = self._prepare(system, data)
+        return ResidentLoader(columns, batch_size, seed, rank, world_size, prepare=prepare)
+
+    def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
+        n_views = getattr(system, "n_views", 0)
+        first, augment = next(iter(data.inputs)), self.augment
+        if n_views and augment is None:
+            raise DataError(
+                f"{type(system).__name__} learns from augmented views of {first}",
+                fix="say what makes them, e.g. task.augment._target_=core.augment.images."
+                "SimCLRViews; data=digits_demo, images and shards bring theirs",
+            )
+
+        def prepare(batch: Batch, draws: Draws) -> Batch:
+            batch = as_float(batch, data)
+            if not n_views or augment is None:
+                return batch
+            views = torch.stack([augment(batch[first], draws) for _ in range(n_views)])
+            return batch | {"views": views}
+
+        return prepare
+
+    def has_split(self, data: Samples, split: str) -> bool:
+        """Whether the split has any rows."""
+        return len(data.splits[split]) > 0
+
+    def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
+        """The task's protocol on `"valid"` or `"test"`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate")
+
+    def embed(self, system: System, data: Samples) -> pl.DataFrame:
+        """One row a sample and modality: `kind`, `id` as in the files, `embedding`."""
+        frames = []
+        for kind, vectors in embed_all(system, data).items():
+            schema = {"kind": pl.String, "id": pl.String}
+            frames.append(
+                pl.DataFrame(
+                    {"kind": [kind] * len(data.ids), "id": data.ids}
+                    | {"embedding": vectors.cpu().numpy()},
+                    schema=schema | {"embedding": pl.Array(pl.Float32, vectors.shape[1])},
+                ).with_columns(pl.col("embedding").arr.to_list())
+            )
+        return pl.concat(frames)
+
+    def search(
+        self,
+        system: System,
+        data: Samples,
+        query: str,
+        k: int,
+        index: NeighbourIndex | None = None,
+    ) -> list[dict[str, Any]]:
+        """The samples of largest cosine to `MODALITY:ID`, itself left out.
+
+        Raises:
+            DataError: the query names no sample that is there.
+        """
+        vectors = embed_all(system, data)
+        kind, _, name = query.partition(":")
+        if kind not in vectors or not name:
+            raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in vectors))
+        if name not in data.ids:
+            raise DataError(
+                f"query={query}: no such id in the data",
+                expected=f"one of {len(data.ids)} ids such as {', '.join(data.ids[:3])}",
+            )
+        own = data.ids.index(name)
+        unit = normalize(vectors[kind], dim=1)
+        if index is None:
+            cosines = unit @ unit[own]
+            scores, rows = cosines.topk(min(k + 1, len(cosines)))
+            found = list(zip(rows.tolist(), scores.tolist(), strict=True))
+        else:
+            numbers, near = index.search(kind, unit[own : own + 1].cpu().numpy(), k + 1)
+            found = list(zip(numbers[0].tolist(), near[0].tolist(), strict=True))
+        found = [(row, score) for row, score in found if row != own][:k]
+        return [
+            {"rank": rank, "id": data.ids[row], "cosine": score} | self._labels(data, row)
+            for rank, (row, score) in enumerate(found, 1)
+        ]
+
+    def _labels(self, data: Samples, row: int) -> dict[str, str]:
+        named = {}
+        for name, values in data.labels.items():
+            value, names = int(values[row]), data.classes.get(name)
+            named[name] = names[value] if names and value >= 0 else str(value)
+        return named
+
+    def index_spaces(self, system: System, data: Samples) -> dict[str, tuple[Tensor, Tensor]]:
+        """Modality -> unit vectors, which are also the queries."""
+        units = {k: normalize(v, dim=1) for k, v in embed_all(system, data).items()}
+        return {kind: (vectors, vectors) for kind, vectors in units.items()}
+
+    def keep_reading(self, data: Samples, run_dir: Path) -> None:
+        """Nothing: every reading of the files gives the same rows."""
+
+    def reading(self, run_dir: Path) -> dict[str, str]:
+        """No argument of the reader follows from the run."""
+        return {}
+
+
+def as_float(
+    batch: dict[str, Shaped[Tensor, "batch ..."]], data: Samples
+) -> dict[str, Shaped[Tensor, "batch ..."]]:
+    """Images of a batch from uint8 to float32 in [0, 1]; the rest as it is."""
+    images = [name for name in data.inputs if batch[name].dtype == torch.uint8]
+    return batch | {name: batch[name].float() / 255 for name in images}
+
+
+@torch.no_grad()
+def embed_all(
+    system: System, data: Samples, rows: Tensor | None = None, projected: bool = False
+) -> dict[str, Float[Tensor, "n dim"]]:
+    """`System.embed` of all samples, or of some rows, on the device of the data.
+
+    `projected` asks for `System.project` instead, where the system has it.
+
+    Raises:
+        DataError: the system was trained on samples of other shapes.
+    """
+    shapes = getattr(system, "shapes", data.shapes)
+    if shapes != data.shapes:
+        raise DataError(f"samples of {data.shapes}", expected=f"those of the training, {shapes}")
+    device = next(iter(data.inputs.values())).device
+    rows = torch.arange(len(data.ids), device=device) if rows is None else rows
+    encode = getattr(system, "project", system.embed) if projected else system.embed
+    parts: dict[str, list[Tensor]] = {}
+    for some in rows.split(_ROWS):
+        batch = {name: values.index_select(0, some) for name, values in data.inputs.items()}
+        for name, vectors in encode(as_float(batch, data)).items():
+            parts.setdefault(name, []).append(vectors)
+    return {name: torch.cat(vectors) for name, vectors in parts.items()}
+
+
+def joint_embedding(vectors: dict[str, Tensor]) -> Float[Tensor, "n dim"]:
+    """The joint embedding where a system fuses, else all modalities side by side."""
+    return vectors["joint"] if "joint" in vectors else torch.cat(list(vectors.values()), 1)
