@@ -90,19 +90,26 @@ class Samples:
 
 
 def split_by_ratio(
-    labels: Int64[Tensor, " n"] | None, n_rows: int, ratios: tuple[float, float, float], seed: int
+    labels: Int64[Tensor, " n"] | None, n_rows: int, ratios: tuple[float, ...], seed: int
 ) -> dict[str, Int64[Tensor, " rows"]]:
     """Random train, validation and test rows, every class in its own proportion.
 
     Raises:
-        DataError: the ratios are not three shares of 1.
+        DataError: the ratios are not three shares of 1, or a class has one member.
     """
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
         raise DataError(f"data.ratios={list(ratios)}", expected="three shares with the sum 1")
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     classes = torch.zeros(n_rows, dtype=torch.int64) if labels is None else labels.cpu()
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
-    for value in classes.unique():
+    values, counts = classes.unique(return_counts=True)
+    lonely = values[(counts == 1) & (values >= 0)].tolist()
+    if labels is not None and lonely:
+        raise DataError(
+            f"class {lonely[0]} has one member, which cannot be in two splits",
+            fix="add others, leave it out, or say the splits yourself",
+        )
+    for value in values:
         rows = order[classes[order] == value]
         ends = [round(len(rows) * share) for share in (ratios[0], ratios[0] + ratios[1])]
         for split, part in zip(SPLITS, rows.tensor_split(ends), strict=True):

@@ -60,9 +60,7 @@ def load_table(
         raise DataError("no modality", path=file, expected=_EXPECTED)
     main = labels.get("label")
     splits = (
-        split_by_ratio(main, n_rows, tuple(ratios), seed)  # type: ignore[arg-type]
-        if split is None
-        else _splits(file, split)
+        split_by_ratio(main, n_rows, tuple(ratios), seed) if split is None else _splits(file, split)
     )
     if not len(splits["train"]):
         raise DataError("the training split is empty", path=file)
