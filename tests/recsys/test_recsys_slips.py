@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.data.demo import write_demo
-from tests.recsys.command import recsys, refused
+from tests.recsys.command import SMALL, recsys, refused
 
 
 class TestSlips:
@@ -87,6 +87,14 @@ class TestSlips:
         refused(ask(f"train resume={run} data.path=other"), "not the data it was trained on")
         refused(ask(f"train resume={run} seed=8"), "seed was 0 and is now 8")
 
+    def test_an_index_of_other_embeddings_is_refused(self, home, run, ask):
+        other = f"data.path=shop trainer.max_epochs=1 seed=5 {SMALL} hydra.run.dir=other-weights"
+        assert ask(f"train {other}").code == 0
+        assert ask("index checkpoint=other-weights out=of-others index_kind=exact").code == 0
+        query = "query=user:1 k=3 index=of-others"
+        assert ask(f"search checkpoint=other-weights {query}").code == 0
+        refused(ask(f"search checkpoint={run} {query}"), "of-others", "other embeddings")
+
     def test_a_checkpoint_that_would_run_code_does_not(self, home, ask):
         class Trap:
             def __reduce__(self):
@@ -106,6 +114,10 @@ BROKEN = {
     "a feature row too few": (
         lambda f: np.save(f / "image_feat.npy", np.load(f / "image_feat.npy")[1:]),
         ["image_feat.npy", "39 rows"],
+    ),
+    "the features of another catalogue": (
+        lambda f: np.save(f / "text_feat.npy", np.ones((55, 8), np.float32)),
+        ["text_feat.npy", "55 rows", "40"],
     ),
     "a NaN in the features": (
         lambda f: np.save(f / "text_feat.npy", np.full((40, 3), np.nan)),
