@@ -39,7 +39,8 @@ def conclude(
         tuned: arm -> what tuning chose.
         seeds: in the order of the results.
         metric: what is compared; higher is better.
-        also: further metrics whose differences are shown; the verdict is on `metric` alone.
+        also: further metrics whose differences are shown, to the arms that have them; the verdict
+            is on `metric` alone.
 
     Raises:
         DataError: the evaluation has no such further metric.
@@ -78,7 +79,11 @@ def conclude(
         "summary": finding(method, baseline, metric, main) + f" over {_seeds(len(seeds))}",
         "differences": differences,
         "also": {
-            extra: {name: _over_seeds(results, method, name, extra) for name in others}
+            extra: {
+                name: _over_seeds(results, method, name, extra)
+                for name in others
+                if extra in results[name][0]["metrics"]
+            }
             for extra in also
         },
         "arms": arms,

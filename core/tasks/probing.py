@@ -26,7 +26,8 @@ class Probing(SampleTask):
     split the probe's penalty is chosen on validation; on the validation split it is fixed, and the
     probe is fitted only if `monitor` asks for it. `rankme` is of the split's own rows: of the
     projections where the system has them (`System.project`), as its paper says, else of the
-    embeddings.
+    embeddings. What a system has to say of itself (`System.report(data) -> {metric: value}`)
+    stands beside them.
 
     Args:
         augment: makes one view of a batch.
@@ -69,6 +70,8 @@ class Probing(SampleTask):
         metrics = {name: float(hits.nanmean()) for name, hits in outcomes.items()}
         projections = embed_all(system, data, data.splits[split], projected=True)
         metrics["rankme"] = float(rankme(joint_embedding(projections)))
+        report = getattr(system, "report", None)
+        metrics |= report(data) if report else {}
         if self.monitor not in metrics:
             raise DataError(
                 f"task.monitor={self.monitor}: the data have no such labels",
