@@ -69,7 +69,8 @@ class ABMIL(nn.Module):
         scores = self.score(self.values(embedded).tanh() * self.gates(embedded).sigmoid())[..., 0]
         if mask is None:
             weights: Tensor = scores.softmax(-1)
-            return weights
-        # The lowest number instead of -inf: a bag without instances gives no NaN.
-        lowest = torch.finfo(scores.dtype).min
-        return scores.masked_fill(~mask, lowest).softmax(-1) * mask
+        else:
+            # The lowest number instead of -inf: a bag without instances gives no NaN.
+            lowest = torch.finfo(scores.dtype).min
+            weights = scores.masked_fill(~mask, lowest).softmax(-1) * mask
+        return weights

@@ -133,20 +133,17 @@ def attend(
     step = max(1, max_bias // (samples * len(bias.slopes) * keys))
     if step >= queries:
         return _attend_rows(query, key, value, bias, 0, queries)
-    blocks = [
-        checkpoint(
-            _attend_rows,
-            query[:, :, start : start + step],
-            key,
-            value,
-            bias,
-            start,
-            start + step,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for start in range(0, queries, step)
-    ]
+    blocks = []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        arguments = (query[:, :, start:stop], key, value, bias, start, stop)
+        if torch.is_grad_enabled():
+            block = checkpoint(
+                _attend_rows, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            block = _attend_rows(*arguments)
+        blocks.append(block)
     return torch.cat(blocks, dim=2)
 
 

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMATeacher(nn.Module):
@@ -40,7 +40,8 @@ class EMATeacher(nn.Module):
             student: the module that was copied, trained since.
             momentum: in [0, 1], see `cosine_momentum`.
         """
-        own, theirs = list(self.module.parameters()), list(student.parameters())
+        own: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         torch._foreach_lerp_(own, theirs, 1 - momentum)
         for buffer, value in zip(self.module.buffers(), student.buffers(), strict=True):
             buffer.copy_(value)

@@ -24,7 +24,7 @@ class SmallImageResNet(nn.Module):
     def __init__(self, depth: Literal[18, 34, 50] = 18, channels: int = 3) -> None:
         super().__init__()
         self.trunk = timm.create_model(f"resnet{depth}", num_classes=0)
-        self.dim = int(self.trunk.num_features)
+        self.dim: int = self.trunk.num_features  # type: ignore[assignment]
         stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.trunk.conv1 = stem

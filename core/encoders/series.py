@@ -107,7 +107,9 @@ class SeriesTransformer(nn.Module):
         """(B, ceil(T / patch)) True where a token holds a real step."""
         if mask is None:
             return None
-        return F.pad(mask, (0, -mask.shape[1] % self.patch)).unflatten(1, (-1, self.patch)).any(-1)
+        steps: Tensor = F.pad(mask, (0, -mask.shape[1] % self.patch))
+        real: Tensor = steps.unflatten(1, (-1, self.patch)).any(-1)
+        return real
 
 
 class TCN(nn.Module):

@@ -1,5 +1,6 @@
 """Texts encoded by a BERT-class transformer, with a tokenizer trained on them if need be."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -121,7 +122,7 @@ class TextEncoder(nn.Module):
                 expected=f"at most {longest}, the positions of the model",
             )
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None
+            model.pooler = None  # type: ignore[assignment]
         self.dim = int(model.config.hidden_size)
         self.model = model
         self.tokenizer = tokenizer
@@ -153,6 +154,7 @@ class TextEncoder(nn.Module):
                 intermediate_size=1024,
                 max_position_embeddings=max_length,
             )
+        config = copy.deepcopy(config)
         config.vocab_size = len(tokenizer)
         config.pad_token_id = tokenizer.pad_token_id
         model = AutoModel.from_config(config)

@@ -144,7 +144,7 @@ class Block(nn.Module):
         bias: DistanceBias | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Tokens after attention and the feed-forward layers."""
-        step = self.attention(self.norm1(x), rotation=rotation, bias=bias)
+        step: Tensor = self.attention(self.norm1(x), rotation=rotation, bias=bias)
         x = x + (step if self.scale1 is None else self.scale1 * step)
         step = self.feedforward(self.norm2(x))
         return x + (step if self.scale2 is None else self.scale2 * step)

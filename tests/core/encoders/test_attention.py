@@ -75,6 +75,8 @@ def test_a_large_bias_is_never_held_and_changes_nothing() -> None:
         assert max(recorded.sizes) <= limit
         # In blocks of 3, 3, 3, 2, made once more in the backward.
         assert len(recorded.sizes) == (1 if limit == 1 << 24 else 8)
+        with torch.no_grad():
+            assert torch.equal(attend(*leaves, bias, max_bias=limit), out)
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     for whole, blocks in zip(*results, strict=True):
         torch.testing.assert_close(blocks, whole)

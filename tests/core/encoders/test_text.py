@@ -109,7 +109,9 @@ def test_long_texts_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     ids=lambda config: type(config).__name__,
 )
 def test_every_weight_is_trained(tokenizer: PreTrainedTokenizerBase, config: BertConfig) -> None:
+    before = config.to_dict() if config else None
     encoder = TextEncoder.untrained(tokenizer, config, max_length=24)
+    assert (config.to_dict() if config else None) == before
     weights = torch.randn(4, encoder.dim)
     (encoder(*encoder.tokenize(TEXTS)) * weights).sum().backward()
     idle = [name for name, weight in encoder.named_parameters() if weight.grad is None]

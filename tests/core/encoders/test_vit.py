@@ -178,6 +178,17 @@ def test_dropped_patches_cost_nothing() -> None:
     assert _flops(vit, large) >= 4 * kept
 
 
+@pytest.mark.parametrize("positions", POSITIONS, ids=lambda p: type(p).__name__)
+def test_half_precision_stays_close(positions: Positions) -> None:
+    torch.manual_seed(1)
+    vit = ViT(PatchEmbed2d(24, patch=4), positions, depth=2, heads=2, registers=1)
+    images = torch.randn(2, 3, 16, 16)
+    keep = torch.stack([torch.randperm(16)[:9] for _ in range(2)])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = vit(images, keep)
+    torch.testing.assert_close(half.float(), vit(images, keep), atol=0.06, rtol=0)
+
+
 def test_gradients_reach_every_weight() -> None:
     vit = ViT(
         PatchEmbed2d(24, patch=4),
