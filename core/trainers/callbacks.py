@@ -1,6 +1,7 @@
 """What happens between the steps: validation, the log, a guard against NaN."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +77,12 @@ class StopOnNaN(Callback):
     """Ends the run when a term or a weight is no longer finite, before that is saved.
 
     Looks at the terms of the steps that are logged, and at the weights when an epoch ends. Of the
-    batches since the last look it keeps one sum a row, on the device, to say which rows of which
-    modality brought the NaN; nothing waits for the device until a look.
+    batches since the last look, 100 at most, it keeps one sum a row, on the device, to say which
+    rows of which modality brought the NaN; nothing waits for the device until a look.
     """
 
     def __init__(self) -> None:
-        self.rows: list[_Rows] = []
+        self.rows: deque[_Rows] = deque(maxlen=100)
 
     def on_train_batch_end(
         self,
@@ -102,16 +103,11 @@ class StopOnNaN(Callback):
             return
         terms = train_terms(trainer)
         broken = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
-        if broken:
-            entries = [self._entry()]
-            if trainer.world_size > 1:
-                # The terms are means over the processes, so all of them have come here.
-                entries = [None] * trainer.world_size
-                dist.all_gather_object(entries, self._entry())
-            entry = next((entry for entry in entries if entry), None)
-            raise _stopped(trainer, ", ".join(broken), entry, len(self.rows))
+        if broken:  # on all processes, as the terms are means over them
+            raise self._stopped(trainer, ", ".join(broken))
         # The terms are from before this step's update, which its own rows may still have broken.
-        self.rows = [rows for rows in self.rows if rows.step == step]
+        while self.rows[0].step < step:
+            self.rows.popleft()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at the weights, before they are validated.
@@ -127,15 +123,37 @@ class StopOnNaN(Callback):
         Raises:
             DataError: a weight is NaN or infinite.
         """
-        for name, weight in pl_module.named_parameters():
-            if not bool(weight.isfinite().all()):
-                found = f"{name} is no longer finite"
-                raise _stopped(trainer, found, self._entry(), len(self.rows))
+        broken = (
+            f"{name} is no longer finite"
+            for name, weight in pl_module.named_parameters()
+            if not bool(weight.isfinite().all())
+        )
+        found = _first_of_all(trainer, next(broken, None))
+        if found is not None:
+            raise self._stopped(trainer, found)
         self.rows.clear()
 
-    def _entry(self) -> str | None:
-        """Where this process's batches first held NaN or infinity since the last look."""
-        return next((entry for rows in self.rows if (entry := rows.describe())), None)
+    def _stopped(self, trainer: Trainer, found: str) -> DataError:
+        """The error, with where the batches of any process first held NaN or infinity."""
+        here = next((entry for rows in self.rows if (entry := rows.describe())), None)
+        entry = _first_of_all(trainer, here)
+        at = f"training stopped at step {trainer.global_step}: {found}"
+        if entry is not None:
+            fix = f"repair or remove them, see `data check`; {_LAST}"
+            return DataError(f"{at}; {entry}", fix=fix)
+        return DataError(
+            f"{at}; the inputs of the last {len(self.rows)} batches were finite",
+            fix=f"lower optimizer.lr, or set trainer.gradient_clip=1; {_LAST}",
+        )
+
+
+def _first_of_all(trainer: Trainer, finding: str | None) -> str | None:
+    """What the first process that found anything has found, on all of them."""
+    findings = [finding]
+    if trainer.world_size > 1:
+        findings = [None] * trainer.world_size
+        dist.all_gather_object(findings, finding)
+    return next((finding for finding in findings if finding is not None), None)
 
 
 @dataclass(frozen=True)
@@ -148,8 +166,9 @@ class _Rows:
 
     @classmethod
     def of(cls, step: int, batch: dict[str, Tensor]) -> "_Rows":
+        # Without a dimension to sum over, torch would sum over all of them.
         sums = {
-            name: x if x.ndim == 1 else x.detach().flatten(1).sum(1, dtype=torch.float32)
+            name: x if x.ndim == 1 else x.detach().sum(tuple(range(1, x.ndim)), dtype=_wide(x))
             for name, x in batch.items()
             if isinstance(x, Tensor) and x.ndim and x.is_floating_point()
         }
@@ -161,9 +180,7 @@ class _Rows:
             if len(rows):
                 has_ids = self.index is not None and len(self.index) == len(sums)
                 ids = self.index[rows] if has_ids else rows  # type: ignore[index]
-                some = ", ".join(str(n) for n in ids[:8].tolist()) + (
-                    ", ..." if len(ids) > 8 else ""
-                )
+                some = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
                 what = "samples with index" if has_ids else "rows of the batch"
                 return (
                     f"{name} of step {self.step} holds NaN or infinite values in {len(rows)} of "
@@ -172,14 +189,9 @@ class _Rows:
         return None
 
 
-def _stopped(trainer: Trainer, found: str, entry: str | None, n_batches: int) -> DataError:
-    at = f"training stopped at step {trainer.global_step}: {found}"
-    if entry is not None:
-        return DataError(f"{at}; {entry}", fix=f"repair or remove them, see `data check`; {_LAST}")
-    return DataError(
-        f"{at}; the inputs of the last {n_batches} batches were finite",
-        fix=f"lower optimizer.lr, or set trainer.gradient_clip=1; {_LAST}",
-    )
+def _wide(x: Tensor) -> torch.dtype:
+    """Half precision would sum beyond its range."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def took_step(trainer: Trainer, batch_idx: int) -> bool:

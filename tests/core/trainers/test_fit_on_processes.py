@@ -1,3 +1,4 @@
+import csv
 import os
 import socket
 import subprocess
@@ -57,9 +58,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "main process: False" in outputs[1]
     # One process has the row, both say which.
     for output in outputs:
-        assert "refused: training stopped at step" in output
-        assert "x of step" in output
-        assert "holds NaN or infinite values in 1 of 4 samples with index 13" in output
+        for every, found in {
+            1: "train/loss = nan",
+            50: "linear.weight is no longer finite",
+        }.items():
+            assert f"logged every {every}: training stopped at step" in output
+            assert f"{found}; x of step" in output
+        assert output.count("NaN or infinite values in 1 of 4 samples with index 13\n") == 2
     return folder
 
 
@@ -90,3 +95,11 @@ def test_a_run_of_two_goes_on_with_one(trained: Path, tmp_path: Path) -> None:
     _, system = train(tmp_path, system=Tiny, max_epochs=4, resume=_last(trained / "alone"))
     _, unbroken = train(tmp_path / "unbroken", system=Tiny, max_epochs=4)
     assert system.batches == unbroken.batches[6:]
+
+
+def test_the_monitors_look_at_the_rows_of_the_first_process(trained: Path) -> None:
+    with (trained / "shown" / "log.csv").open(newline="") as lines:
+        ranks = [row["online/rankme"] for row in csv.DictReader(lines) if row["online/rankme"]]
+    # Three independent columns have almost full rank.
+    assert len(ranks) == 1
+    assert 2.9 < float(ranks[0]) <= 3
