@@ -106,7 +106,7 @@ class LinearProbe:
 
             start = x.new_zeros(len(classes), x.shape[1] + 1)
             best, best_rank = None, (-1.0, 0.0)
-            accuracies = {}
+            accuracies: dict[float, float] = {}
             for penalty in sorted(penalties, reverse=True):
                 start = _minimise(x, y, penalty, start, max_iterations)
                 probe = cls(

@@ -84,6 +84,7 @@ def retrieval(
     _check(queries, gallery, query_ids, gallery_ids, topk)
     device, m = queries.device, len(gallery)
     dtype = torch.promote_types(queries.dtype, torch.float32)
+    query_ids, gallery_ids = query_ids.to(device), gallery_ids.to(device)
     # The positives of a query are one slice of the gallery ids in order.
     ordered, order = gallery_ids.sort()
     first = torch.searchsorted(ordered, query_ids)
