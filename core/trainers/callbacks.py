@@ -166,13 +166,14 @@ class _Rows:
 
     @classmethod
     def of(cls, step: int, batch: dict[str, Tensor]) -> "_Rows":
-        # Without a dimension to sum over, torch would sum over all of them.
+        index = batch.get("index")
+        n_rows = None if index is None else len(index)
         sums = {
-            name: x if x.ndim == 1 else x.detach().sum(tuple(range(1, x.ndim)), dtype=_wide(x))
+            name: _sum_rows(x.detach(), n_rows)
             for name, x in batch.items()
             if isinstance(x, Tensor) and x.ndim and x.is_floating_point()
         }
-        return cls(step, sums, batch.get("index") if sums else None)
+        return cls(step, sums, index if sums else None)
 
     def describe(self) -> str | None:
         for name, sums in self.sums.items():
@@ -189,9 +190,12 @@ class _Rows:
         return None
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """Half precision would sum beyond its range."""
-    return torch.promote_types(x.dtype, torch.float32)
+def _sum_rows(x: Tensor, n_rows: int | None) -> Tensor:
+    """One sum a row of the batch, which views (views, B, ...) have in their second place."""
+    rows = 1 if x.ndim > 1 and len(x) != n_rows == x.shape[1] else 0
+    others = tuple(dim for dim in range(x.ndim) if dim != rows)
+    # Half precision would sum beyond its range; without dimensions torch would sum over all.
+    return x.sum(others, dtype=torch.promote_types(x.dtype, torch.float32)) if others else x
 
 
 def took_step(trainer: Trainer, batch_idx: int) -> bool:

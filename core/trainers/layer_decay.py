@@ -21,9 +21,9 @@ def layer_decay(
 
     Args:
         groups: what `System.parameter_groups` returns; other options of a group are kept.
-        encoder: has its layers in `blocks`, as ours and timm's ViT do. Its own parameters (tokens,
-            positions) and the modules registered before `blocks` are layer 0; those registered
-            after are layer n + 1, as is everything outside the encoder.
+        encoder: has its layers in `blocks`, as ours and timm's ViT do. Its own parameters, its
+            `nn.Embedding`s (tokens, positions) and the modules registered before `blocks` are
+            layer 0; other modules are layer n + 1, as is everything outside the encoder.
         decay: factor from a layer to the one before it, in (0, 1]; 1 changes no rate.
 
     Returns:
@@ -42,8 +42,9 @@ def layer_decay(
     last = len(blocks) + 1
     layers = dict.fromkeys(encoder.parameters(recurse=False), 0)
     order = list(children)
-    for name in order[: order.index("blocks")]:
-        layers |= dict.fromkeys(children[name].parameters(), 0)
+    for place, child in enumerate(children.values()):
+        if place < order.index("blocks") or isinstance(child, nn.Embedding):
+            layers |= dict.fromkeys(child.parameters(), 0)
     for layer, block in enumerate(blocks, start=1):
         layers |= dict.fromkeys(block.parameters(), layer)
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from core.checkpoints import read_checkpoint
 from core.data.checks import DataError
+from core.encoders.positions import LearnedPositions
+from core.encoders.vit import PatchEmbed2d, ViT
 from core.trainers import System, schedules
 from core.trainers.layer_decay import layer_decay
 from tests.core.trainers.tiny import Tiny, train
@@ -49,6 +51,21 @@ def test_the_earlier_the_smaller() -> None:
             assert found, start
             assert {scales.pop(name) for name in found} == {scale}, start
     assert scales == {}
+
+
+def test_the_tokens_of_our_own_vit_come_first() -> None:
+    class Ours(Pretrained):
+        def __init__(self) -> None:
+            super().__init__()
+            positions = LearnedPositions(8, (2, 2))
+            self.encoder = ViT(PatchEmbed2d(8, 4), positions, depth=2, heads=2, registers=1)
+
+    scales = _scales(Ours())
+    assert {n for n, scale in scales.items() if scale == 1 / 8} == {
+        n for n in scales if n.startswith("encoder.p")
+    }
+    assert {"encoder.prefix_tokens.weight", "encoder.patches.projection.weight"} <= scales.keys()
+    assert {scales["encoder.norm.weight"], scales["head.weight"]} == {1.0}
 
 
 def test_groups_keep_their_options_and_parameters() -> None:

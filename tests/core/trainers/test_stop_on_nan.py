@@ -146,3 +146,11 @@ def test_half_precision_that_sums_beyond_its_range_is_finite() -> None:
     assert _Rows.of(1, batch).describe() is None
     batch["image"][1, 3] = torch.inf
     assert "image of step 1" in str(_Rows.of(1, batch).describe())
+
+
+def test_the_rows_of_views_are_in_their_second_place() -> None:
+    views = torch.zeros(2, 5, 3, 4)
+    views[:, 3, 1, 2] = torch.nan
+    described = str(_Rows.of(7, {"views": views, "index": torch.arange(20, 25)}).describe())
+    assert described.startswith("views of step 7 holds")
+    assert described.endswith("1 of 5 samples with index 23")
