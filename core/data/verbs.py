@@ -13,6 +13,10 @@ def data_demo(config: DictConfig) -> None:
     """Writes the domain's demo data set."""
     if config.path is None:
         raise DataError("where to?", fix="give path=DIR")
+    if "demo" not in config:
+        raise DataError(
+            "these data are read, not generated", fix="choose a generator, e.g. data=digits_demo"
+        )
     build(config.demo, path=config.path)
     files = sorted(Path(config.path).iterdir())
     rows = [{"file": str(f), "KiB": f"{f.stat().st_size / 1024:.0f}"} for f in files if f.is_file()]
