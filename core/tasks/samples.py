@@ -27,7 +27,9 @@ class SampleTask:
 
     A batch holds every modality as float32 (B, ...), images in [0, 1]; the labels; `index`, the
     row's number in the training split; and, for a system with `n_views`, `views`
-    (n_views, B, ...): augmented copies of its first modality.
+    (n_views, B, ...): augmented copies of its first modality. A system may also compose the
+    batches itself (`System.batch_order(columns, batch_size, seed, rank, world_size)`, an
+    `EpochOrder`) and add what it draws for their rows (`System.draw(batch, draws)`).
 
     Args:
         augment: makes one view of a batch of the first modality; needed by systems of views.
@@ -61,10 +63,13 @@ class SampleTask:
         """
         columns = data.columns("train")
         prepare = self._prepare(system, data)
-        return ResidentLoader(columns, batch_size, seed, rank, world_size, prepare=prepare)
+        loader = ResidentLoader(columns, batch_size, seed, rank, world_size, prepare=prepare)
+        if hasattr(system, "batch_order"):
+            loader.order = system.batch_order(columns, batch_size, seed, rank, world_size)
+        return loader
 
     def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
-        n_views = getattr(system, "n_views", 0)
+        n_views, draw = getattr(system, "n_views", 0), getattr(system, "draw", None)
         first, augment = next(iter(data.inputs)), self.augment
         if n_views and augment is None:
             raise DataError(
@@ -75,6 +80,8 @@ class SampleTask:
 
         def prepare(batch: Batch, draws: Draws) -> Batch:
             batch = as_float(batch, data)
+            if draw is not None:
+                batch = batch | draw(batch, draws)
             if not n_views or augment is None:
                 return batch
             views = torch.stack([augment(batch[first], draws) for _ in range(n_views)])
