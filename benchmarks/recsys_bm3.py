@@ -167,7 +167,7 @@ def _loss_difference(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        worst = max(worst, float((losses[0] / losses[1] - 1).abs()))
+        worst = max(worst, abs(losses[0].item() / losses[1].item() - 1))
     for weight, first in zip(peer.weights, start, strict=True):
         weight.data.copy_(first)
         weight.grad = None

@@ -8,6 +8,7 @@ made and the time scaled up. Beside both stand the authors' figures, measured on
 machine with two AMD EPYC virtual cores and torch 2.11.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -60,7 +61,9 @@ class Plain(nn.Module):
         }
         adjacency = normalized_adjacency(*data.train, data.n_users, data.n_items)
         self.adjacency = adjacency.to_sparse_coo().coalesce()
-        self.settings = system
+        self.n_products, self.n_layers, self.dim = system.n_products, system.n_layers, system.dim
+        self.temperature = system.temperature
+        self.cl_weight, self.diff_weight = system.cl_weight, system.diff_weight
 
     def nodes(self) -> tuple[Tensor, Tensor]:
         """The representations of all users and items, and F of both."""
@@ -71,7 +74,7 @@ class Plain(nn.Module):
                 name = f"{kind}_{modality}"
                 parts.append(self.project[name](self.features[name].weight))
             x = torch.cat(parts, 1)
-            for _ in range(self.settings.n_products[kind]):
+            for _ in range(self.n_products[kind]):
                 x = torch.sparse.mm(self.graphs[kind], x)
             rows[kind] = F.normalize(x, dim=1).chunk(3, 1)
         user_ids, *users = rows["user"]
@@ -80,10 +83,10 @@ class Plain(nn.Module):
         items = self._attend(*(x[:, :, None] for x in items))
         x = torch.cat([torch.cat([user_ids, *users], 1), torch.cat([item_ids, *items], 1)])
         layers = [x]
-        for _ in range(self.settings.n_layers):
+        for _ in range(self.n_layers):
             layers.append(torch.sparse.mm(self.adjacency, layers[-1]))
         x = torch.stack(layers).mean(0)
-        d = self.settings.dim
+        d = self.dim
         own, contents = x[:, :d], x[:, d:]
         share = []
         for kind, part in (
@@ -124,14 +127,14 @@ class Plain(nn.Module):
         contrast = overlap = 0.0
         for rows in (users.unique(), torch.cat([items, negatives]).unique()):
             image, text = (F.normalize(x, dim=1) for x in contents[rows].chunk(2, 1))
-            logits = image @ text.T / self.settings.temperature
+            logits = image @ text.T / self.temperature
             contrast = contrast + F.cross_entropy(logits, torch.arange(len(rows)))
         for rows in (users, items):
             image, text = (x - x.mean(0) for x in contents[rows].chunk(2, 1))
             image, text = (x / (x.norm(dim=1, keepdim=True).detach() + 1e-6) for x in (image, text))
             overlap = overlap + (image.T @ text).square().mean()
-        loss = -F.logsigmoid(margin).mean() + self.settings.cl_weight * contrast
-        return loss + self.settings.diff_weight * overlap
+        loss = -F.logsigmoid(margin).mean() + self.cl_weight * contrast
+        return loss + self.diff_weight * overlap
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -246,20 +249,20 @@ def race(threads: int) -> tuple[list[dict[str, object]], list[str]]:
     return rows, notes
 
 
-def _difference(system: REARM, peer: Plain, loader: object) -> float:
+def _difference(system: REARM, peer: Plain, loader: Iterable[dict[str, Tensor]]) -> float:
     """Largest relative difference of the two losses over 10 steps of both without dropout."""
-    ours, theirs = deepcopy(system).eval(), deepcopy(peer).eval()
-    optimizers = [
-        torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True) for network in (ours, theirs)
-    ]
+    networks = system.eval(), peer.eval()
+    adams = [torch.optim.AdamW(n.parameters(), lr=1e-3, fused=True) for n in networks]
     worst = 0.0
-    for _, batch in zip(range(10), iter(loader), strict=False):
-        losses = ours.objective(batch)["loss"], theirs.loss(batch)
-        for loss, optimizer in zip(losses, optimizers, strict=True):
-            optimizer.zero_grad()
+    for _, batch in zip(range(10), loader, strict=False):
+        losses = system.objective(batch)["loss"], peer.loss(batch)
+        for loss, adam in zip(losses, adams, strict=True):
+            adam.zero_grad()
             loss.backward()
-            optimizer.step()
-        worst = max(worst, float((losses[0] / losses[1] - 1).abs()))
+            adam.step()
+        worst = max(worst, abs(losses[0].item() / losses[1].item() - 1))
+    for network in networks:
+        network.train()
     return worst
 
 

@@ -57,7 +57,13 @@ class Plain(nn.Module):
 
     def __init__(self, system: LargeScaleSSL) -> None:
         super().__init__()
-        self.settings = system
+        self.temperature, self.alpha, self.dropout = (
+            system.temperature,
+            system.alpha,
+            system.dropout,
+        )
+        self.ssl_temperature = system.ssl_temperature
+        self.draw_mask, self.log_share = system.draw_mask, system.log_share
         self.tables = nn.ModuleDict(
             {
                 name: nn.Embedding.from_pretrained(table.weight.detach().clone(), freeze=False)
@@ -79,22 +85,22 @@ class Plain(nn.Module):
             pooled.append(table(rows))
         x = torch.cat(pooled, 1)
         if hidden is not None:
-            x = F.dropout(x, self.settings.dropout)
+            x = F.dropout(x, self.dropout)
         return F.normalize(self.towers[kind](x), dim=1)
 
     def main_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Softmax over the items of the batch, corrected by their share of the pairs."""
         logits = self.embed("query", batch["query"]) @ self.embed("item", batch["item"]).T
-        logits = logits / self.settings.temperature - self.settings.log_share[batch["item_id"]]
+        logits = logits / self.temperature - self.log_share[batch["item_id"]]
         return F.cross_entropy(logits, torch.arange(len(logits)))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Main loss and contrast of two views."""
-        mask = self.settings.draw_mask()
+        mask = self.draw_mask()
         views = [self.embed("item", batch["uniform_item"], hidden) for hidden in (mask, ~mask)]
-        logits = views[0] @ views[1].T / self.settings.ssl_temperature
+        logits = views[0] @ views[1].T / self.ssl_temperature
         contrast = F.cross_entropy(logits, torch.arange(len(logits)))
-        return self.main_loss(batch) + self.settings.alpha * contrast
+        return self.main_loss(batch) + self.alpha * contrast
 
 
 def race(threads: int) -> tuple[list[dict[str, object]], list[str]]:
