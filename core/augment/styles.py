@@ -5,6 +5,7 @@ geometry, so that the spectrum is the crop's; style; colours.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from core.augment.draws import Draws
 from core.augment.images import SimCLRViews
+from core.data.checks import DataError
 from core.distributed import all_gather, all_reduce_sum
 
 Augment = Callable[[Tensor, Draws], Tensor]
@@ -21,22 +23,31 @@ class StyledViews:
     """A crop, then a style, then colours.
 
     Args:
+        styles: all images of a view take the style of one (`batch`: batch styles standardisation);
+            each takes that of another one (`image`: plain Fourier augmentation, the baseline); or
+            None, each keeps its own.
+        area: range of the share of the amplitudes that are replaced.
         geometric: makes the crop; None is `RandomCrop()`.
-        style: `BatchStyles`, `FourierStyles`, or None, which keeps every image's own.
         photometric: changes the colours; None is `ColourJitter()`.
         batchwise_jitter: the colours of all images change by one draw, so that they stay of one
             style; otherwise each image has its own draw.
+
+    Raises:
+        DataError: the styles are none of these.
     """
 
     def __init__(
         self,
+        styles: Literal["batch", "image"] | None = "batch",
+        area: Sequence[float] = (0.02, 1.0),
         geometric: Augment | None = None,
-        style: Augment | None = None,
         photometric: Augment | None = None,
         batchwise_jitter: bool = False,
     ) -> None:
+        if styles not in ("batch", "image", None):
+            raise DataError(f"task.augment.styles={styles}", expected="batch, image or null")
+        self.styles, self.area = styles, area
         self.geometric = geometric or RandomCrop()
-        self.style = style
         self.photometric = photometric or ColourJitter()
         self.batchwise_jitter = batchwise_jitter
 
@@ -45,56 +56,41 @@ class StyledViews:
     ) -> Float[Tensor, "batch channels height width"]:
         """One view of every image; pixels in [0, 1], in and out."""
         images = self.geometric(images, draws)
-        if self.style is not None:
-            images = self.style(images, draws)
+        if self.styles is not None:
+            exchange = batch_style if self.styles == "batch" else image_styles
+            images = exchange(images, self.area, draws).clamp(0, 1)
         return self.photometric(images, _OneDraw(draws) if self.batchwise_jitter else draws)
 
 
-class BatchStyles:
-    """Batch styles standardisation: all images take the amplitudes of one image of the batch.
+def batch_style(
+    images: Float[Tensor, "batch channels height width"], area: Sequence[float], draws: Draws
+) -> Float[Tensor, "batch channels height width"]:
+    """All images with the low frequencies of one; not clipped.
 
-    One reference and one area are drawn for a view of the whole batch, over all processes.
-
-    Args:
-        area: range of the share of the amplitudes that are replaced.
+    One reference and one area, drawn from the range, serve the whole batch over all processes.
     """
-
-    def __init__(self, area: Sequence[float] = (0.02, 1.0)) -> None:
-        self.area = area
-
-    def __call__(
-        self, images: Float[Tensor, "batch channels height width"], draws: Draws
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The images in the style of one; pixels in [0, 1], in and out."""
-        number = (draws.shared(0, 1) * draws.n_rows).floor().clamp(max=draws.n_rows - 1)
-        area = draws.shared(*self.area)
-        rows = torch.arange(draws.own.start, draws.own.stop, device=images.device)
-        spectrum = torch.fft.rfft2(images)
-        # The reference lies on one process; the others add 0 to its amplitudes.
-        chosen = (rows == number).to(spectrum.dtype)
-        reference = all_reduce_sum(torch.einsum("b,b...->...", chosen, spectrum).abs())
-        return restyled(spectrum, reference, area, images.shape[-1]).clamp(0, 1)
+    number = (draws.shared(0, 1) * draws.n_rows).floor().clamp(max=draws.n_rows - 1)
+    share = draws.shared(*area)
+    rows = torch.arange(draws.own.start, draws.own.stop, device=images.device)
+    spectrum = torch.fft.rfft2(images)
+    # The reference lies on one process; the others add 0 to its amplitudes.
+    chosen = (rows == number).to(spectrum.dtype)
+    reference = all_reduce_sum(torch.einsum("b,b...->...", chosen, spectrum).abs())
+    return restyled(spectrum, reference, share, images.shape[-1])
 
 
-class FourierStyles:
-    """Plain Fourier augmentation, the baseline: every image has its own reference and area.
+def image_styles(
+    images: Float[Tensor, "batch channels height width"], area: Sequence[float], draws: Draws
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image with the low frequencies of another, on any process; not clipped.
 
-    Args:
-        area: range of the share of the amplitudes that are replaced.
+    Every image has a reference and an area, drawn from the range, of its own.
     """
-
-    def __init__(self, area: Sequence[float] = (0.02, 1.0)) -> None:
-        self.area = area
-
-    def __call__(
-        self, images: Float[Tensor, "batch channels height width"], draws: Draws
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Each image in the style of another; pixels in [0, 1], in and out."""
-        numbers = (draws.uniform(0, 1) * draws.n_rows).long().clamp(max=draws.n_rows - 1)
-        area = draws.uniform(*self.area)
-        spectrum = torch.fft.rfft2(images)
-        everyone = all_gather(spectrum.abs())
-        return restyled(spectrum, everyone[numbers], area, images.shape[-1]).clamp(0, 1)
+    numbers = (draws.uniform(0, 1) * draws.n_rows).long().clamp(max=draws.n_rows - 1)
+    share = draws.uniform(*area)
+    spectrum = torch.fft.rfft2(images)
+    everyone = all_gather(spectrum.abs())
+    return restyled(spectrum, everyone[numbers], share, images.shape[-1])
 
 
 class RandomCrop:

@@ -1,8 +1,8 @@
 """Batch Styles Standardization: views of one style each, compared across styles.
 
 Scalbert, Vakalopoulou, Couzinie-Devy, ICLR 2024 (arXiv 2303.06088). The styles are made with the
-views: `core.augment.styles.BatchStyles` gives all images of a view the style of one of them,
-`FourierStyles` is the plain Fourier augmentation it is compared with. No domain labels are used.
+views: `core.augment.styles.StyledViews` gives all images of a view the style of one of them, or, as
+the plain Fourier augmentation it is compared with, each that of another. No domain labels are used.
 Differs from the paper: the authors' code could not be consulted, so that the replaced box and the
 range of its area are ours; SimCLR's negatives are, by default, those of the anchor's own style.
 """

@@ -1,0 +1,52 @@
+"""Classification by systems that may look at several transformed copies of a test sample."""
+
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor
+
+from core.data.samples import Samples
+from core.evaluation.evaluation import Evaluation
+from core.tasks.classification import Classification
+from core.trainers.system import Batch, System
+
+
+@runtime_checkable
+class PredictsFromOneCopy(Protocol):
+    """A classifier that can also do with the untransformed sample."""
+
+    def predict_single(self, batch: Batch) -> Tensor:
+        """(B, classes) scores from one pass."""
+        ...
+
+
+class TransformedClassification(Classification):
+    """`Classification`, with inference from the untransformed sample alone on validation.
+
+    On the test split the metrics are those of `system.predict`, and `single_accuracy` is that of
+    `system.predict_single`, which costs one pass. Validation uses the single pass, as its paper
+    does (arXiv 1910.05872). Systems without `predict_single` are evaluated as usual.
+    """
+
+    def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
+        """As `Classification`."""
+        if not isinstance(system, PredictsFromOneCopy):
+            return super().evaluate(system, data, split)
+        single = cast(System, _OneCopy(system.predict_single, getattr(system, "shapes", None)))
+        alone = super().evaluate(single, data, split)
+        if split == "valid":
+            return alone
+        found = super().evaluate(system, data, split)
+        found.metrics["single_accuracy"] = alone.metrics["accuracy"]
+        return found
+
+
+class _OneCopy:
+    """A system whose prediction is that from one copy."""
+
+    def __init__(
+        self, predict: Callable[[Batch], Tensor], shapes: dict[str, list[int]] | None
+    ) -> None:
+        self.predict = predict
+        if shapes is not None:
+            self.shapes = shapes
