@@ -31,7 +31,7 @@ class BimodalISogCLR(Towers):
         individual: every sample learns its own τ.
         gamma: share γ of the new value in the averages of a sample's negatives.
         rho: radius ρ of the KL ball around uniform weights. No weights of n negatives are further
-            than log n: with a ρ above that all temperatures fall to the smallest.
+            than log n: a ρ above that only ever lowers the temperatures.
         eta: learning rate η of the temperatures.
         beta: share β of the new gradient in the moving average that moves τ.
         bounds: smallest and largest τ.

@@ -41,7 +41,8 @@ class Retrieval(SampleTask):
     counts as above it.
 
     Metrics: `accuracy`, the share of queries whose own row scores highest, which is 1 over the
-    number of candidates by chance; `mrr`, the mean of 1 over its rank.
+    number of candidates by chance; `mrr`, the mean of 1 over its rank. What a system has to say of
+    itself (`System.report(data) -> {metric: value}`) stands beside them.
 
     Args:
         target: the modality that is looked for; None is the first.
@@ -114,8 +115,10 @@ class Retrieval(SampleTask):
             ranks.append(1 + ((scores >= true) & drawn).sum(1))
         rank = torch.cat(ranks).double()
         outcomes = {"accuracy": (rank == 1).double(), "mrr": 1 / rank}
+        report = getattr(system, "report", None)
+        metrics = {name: float(values.mean()) for name, values in outcomes.items()}
         return Evaluation(
-            {name: float(values.mean()) for name, values in outcomes.items()},
+            metrics | (report(data) if report else {}),
             "sample",
             np.array([data.ids[row] for row in rows.tolist()]),
             {name: values.cpu().numpy() for name, values in outcomes.items()},
