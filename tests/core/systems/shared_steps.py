@@ -12,7 +12,6 @@ from core.distributed import is_distributed, rank, world_size
 from core.tasks.samples import SampleTask
 from core.trainers.system import System
 
-
 Case = tuple[type[System], dict[str, Any], SampleTask, Samples, int, int]
 
 
