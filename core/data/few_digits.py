@@ -7,7 +7,7 @@ import numpy as np
 from core.data.checks import DataError
 
 
-def write_few_digits(path: str | Path, seed: int = 0, per_class: int = 5) -> None:
+def write_few_digits(path: str | Path, seed: int = 0, per_class: int = 20) -> None:
     """Writes `digits.npz`: the training images, 200 for validation, and the others as test.
 
     Args:

