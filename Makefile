@@ -32,6 +32,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.recsys
+	$(BIN)/python -m benchmarks.core
 
 $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
 	@echo "making .venv"

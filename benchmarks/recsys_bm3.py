@@ -12,16 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, dropout, linear
 
-from benchmarks.recsys_race import (
-    BATCH,
-    TOPK,
-    evaluate_in_lists,
-    median_and_spread,
-    paired_ratio,
-    peak_mib,
-    race_set,
-    seconds,
-)
+from benchmarks.race import median_and_spread, paired_ratio, peak_mib, seconds
+from benchmarks.recsys_race import BATCH, TOPK, evaluate_in_lists, race_set
 from core.encoders.graph import normalized_adjacency
 from recsys.data.interactions import Interactions
 from recsys.systems.bm3 import BM3

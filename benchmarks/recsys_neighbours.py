@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.recsys_race import interleaved, median_and_spread, paired_ratio, peak_mib, timed
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peak_mib, timed
 from core.encoders.neighbours import nearest
 from core.evaluation.index import NeighbourIndex
 

@@ -1,10 +1,7 @@
-"""What the races of recommenders share: the race set, clocks, and an evaluation in plain lists."""
+"""What the races of recommenders share: the race set, and an evaluation in plain lists."""
 
-import resource
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +9,6 @@ from torch import Tensor
 
 from recsys.data.demo import generate_grs
 from recsys.data.interactions import Interactions
-
-T = TypeVar("T")
 
 RACE = {
     "seed": 2026,
@@ -46,43 +41,6 @@ def race_set() -> Interactions:
         user_ids=[],
         item_ids=[],
     )
-
-
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Wall time of one call in seconds, and what it returned."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    return timed(work)[0]
-
-
-def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each work, taken in turn, so that a busy moment of the machine meets all alike."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    return times
-
-
-def median_and_spread(times: list[float]) -> str:
-    """`median (least to most)` in seconds."""
-    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
-
-
-def paired_ratio(slow: list[float], fast: list[float]) -> str:
-    """Median of the ratios of the repeats, with the least and the most of them."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
-
-
-def peak_mib() -> float:
-    """Most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def evaluate_in_lists(

@@ -7,15 +7,8 @@ import statistics
 
 import torch
 
-from benchmarks.recsys_race import (
-    TOPK,
-    evaluate_in_lists,
-    interleaved,
-    median_and_spread,
-    paired_ratio,
-    peak_mib,
-    seconds,
-)
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peak_mib, seconds
+from benchmarks.recsys_race import TOPK, evaluate_in_lists
 from core.evaluation.ranking import full_ranking
 from recsys.data.interactions import Interactions
 

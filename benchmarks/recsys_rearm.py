@@ -15,17 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.recsys_race import (
-    BATCH,
-    TOPK,
-    evaluate_in_lists,
-    interleaved,
-    median_and_spread,
-    paired_ratio,
-    peak_mib,
-    race_set,
-    seconds,
-)
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peak_mib, seconds
+from benchmarks.recsys_race import BATCH, TOPK, evaluate_in_lists, race_set
 from core.encoders.graph import normalized_adjacency
 from recsys.data.interactions import Interactions
 from recsys.systems.rearm import MODALITIES, REARM, interest_features

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.recsys_race import interleaved, median_and_spread, paired_ratio, peak_mib
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peak_mib
 from recsys.data.entities import EntityPairs, EntityTable
 from recsys.retrieval_task import Retrieval
 from recsys.systems.large_scale_ssl import LargeScaleSSL

@@ -281,7 +281,8 @@ def test_every_data_set_takes_two_steps(
 ) -> None:
     domain, choice = _data_choice(file)
     data, small = demos[domain, choice], SMALL.get((domain, choice), "")
-    system = [word for word in _command(file)[2].split() if word.startswith("system=")]
+    words = _command(file)[2].split()
+    system = [word for word in words if word.startswith(("system=", "task."))]
     path = "" if file.stem.endswith("demo") else f"data.path={data}"
     line = f"train data={file.stem} {' '.join(system)} {path} {small} {_two_steps(data)}"
     _run(domain, line, tmp_path, monkeypatch)

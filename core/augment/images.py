@@ -44,7 +44,7 @@ class SimCLRViews:
         if self.blur_p:
             sigma = draws.uniform(0.1, 2.0)
             views = _where(draws.happens(self.blur_p), _blurred(views, sigma), views)
-        return views
+        return views.clamp(0, 1)  # interpolation overshoots by a rounding error
 
     def _cropped(self, images: Tensor, draws: Draws) -> Tensor:
         height, width = images.shape[-2:]

@@ -233,7 +233,11 @@ def _labels(root: Path, said: list[str | None]) -> tuple[Tensor | None, list[str
     place = {name: number for number, name in enumerate(classes)}
     unknown = sorted({label for label in said if label is not None} - set(place))
     if unknown:
-        raise DataError(f"classes without a line: {', '.join(unknown[:5])}", path=names)
+        raise DataError(
+            f"classes without a line: {', '.join(unknown[:5])}",
+            path=names,
+            expected="every class once, or no such file",
+        )
     return torch.tensor([-1 if label is None else place[label] for label in said]), classes
 
 
@@ -250,7 +254,7 @@ def _splits(
         return split_by_ratio(labels, len(encoded), ratios, seed)
     if any(split is None for split in said):
         odd = next(image.place for image in encoded if image.split is None)
-        raise DataError("of no split, while others are", path=odd, expected=_LAYOUT)
+        raise DataError("of no split, while others are of one", path=odd, expected=_LAYOUT)
     rows = {s: torch.tensor([i for i, n in enumerate(said) if n == s]).long() for s in SPLITS}
     folders = {_SPLIT_NAMES[f.name.lower()] for f in root.iterdir() if _is_split(f)}
     empty = [split for split in ("train", *sorted(folders)) if not len(rows[split])]

@@ -140,7 +140,7 @@ class SampleTask:
             scores, rows = cosines.topk(min(k + 1, len(cosines)))
             found = list(zip(rows.tolist(), scores.tolist(), strict=True))
         else:
-            numbers, near = index.search(kind, unit[own : own + 1].cpu().numpy(), k + 1)
+            near, numbers = index.search(kind, unit[own : own + 1].cpu().numpy(), k + 1)
             found = list(zip(numbers[0].tolist(), near[0].tolist(), strict=True))
         found = [(row, score) for row, score in found if row != own][:k]
         return [

@@ -1,0 +1,107 @@
+"""Forward and backward of InfoNCE and NT-Xent against the plain matrix and against peers."""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peer
+from core.losses import info_nce, nt_xent
+from core.report import print_table
+
+DIM, TEMPERATURE = 256, 0.1
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain_info_nce(a: Tensor, b: Tensor) -> Tensor:
+    """The symmetric loss as it is usually written: the whole matrix, twice a cross entropy."""
+    scores = normalize(a, dim=1) @ normalize(b, dim=1).T / TEMPERATURE
+    target = torch.arange(len(a))
+    return (cross_entropy(scores, target) + cross_entropy(scores.T, target)) / 2
+
+
+def plain_nt_xent(a: Tensor, b: Tensor) -> Tensor:
+    """All 2B rows against all, the own one masked."""
+    z = normalize(torch.cat([a, b]), dim=1)
+    scores = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+    return cross_entropy(scores, torch.arange(len(z)).roll(len(a)))
+
+
+def info_nce_peers() -> dict[str, Loss]:
+    """What CLIP's loss is called elsewhere."""
+    open_clip = peer("open_clip")
+    if open_clip is None:
+        return {}
+    loss = open_clip.ClipLoss()
+    return {
+        "open_clip": lambda a, b: loss(normalize(a, dim=1), normalize(b, dim=1), 1 / TEMPERATURE)
+    }
+
+
+def nt_xent_peers() -> dict[str, Loss]:
+    """What SimCLR's loss is called elsewhere."""
+    found: dict[str, Loss] = {}
+    lightly, metric = peer("lightly.loss"), peer("pytorch_metric_learning.losses")
+    if lightly is not None:
+        found["lightly"] = lightly.NTXentLoss(temperature=TEMPERATURE)
+    if metric is not None:
+        paired = metric.SelfSupervisedLoss(metric.NTXentLoss(temperature=TEMPERATURE))
+        found["pytorch-metric-learning"] = paired
+    return found
+
+
+def step(loss: Loss, a: Tensor, b: Tensor) -> Callable[[], None]:
+    """One forward and backward."""
+
+    def run() -> None:
+        a.grad = b.grad = None
+        loss(a, b).backward()
+
+    return run
+
+
+def race(name: str, ours: dict[str, Loss], others: dict[str, Loss], largest: int) -> None:
+    """Prints the seconds of all, and how much slower than ours the others are."""
+    rows = []
+    for batch in (b for b in (256, 1024, 4096, 32768) if b <= largest):
+        generator = torch.Generator().manual_seed(0)
+        a, b = torch.randn(2, batch, DIM, generator=generator).unbind()
+        a, b = a.requires_grad_(), b.requires_grad_()
+        # 32,768 rows squared are 4 GiB, of which plain versions hold several.
+        racing = {**ours, **(others if batch < 32768 else {})}
+        values = {n: float(loss(a, b)) for n, loss in racing.items()}
+        reference = next(iter(values.values()))
+        wrong = {n for n, value in values.items() if abs(value - reference) > 1e-3 * reference}
+        repeats = 15 if batch <= 1024 else 5 if batch < 32768 else 1
+        times = interleaved({n: step(loss, a, b) for n, loss in racing.items()}, repeats)
+        first = next(iter(times))
+        rows += [
+            {
+                "loss": name,
+                "batch": batch,
+                "by": other + (" (another value)" if other in wrong else ""),
+                "ms": median_and_spread([1000 * t for t in times[other]]),
+                "times ours": "" if other == first else paired_ratio(times[other], times[first]),
+            }
+            for other in times
+        ]
+    print_table(rows, f"{name}, forward and backward, {DIM}-d float32, median (least to most)")
+
+
+def main() -> None:
+    """Races both losses up to the batch of the command line."""
+    largest = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
+    ours: dict[str, Loss] = {
+        "ours": lambda a, b: info_nce(a, b, temperature=TEMPERATURE),
+        "ours, tiled": lambda a, b: info_nce(a, b, temperature=TEMPERATURE, tile=1024),
+    }
+    race("InfoNCE", ours, {"plain matrix": plain_info_nce, **info_nce_peers()}, largest)
+    ours = {"ours": lambda a, b: nt_xent(a, b, temperature=TEMPERATURE)}
+    small = min(largest, 4096)
+    race("NT-Xent", ours, {"plain matrix": plain_nt_xent, **nt_xent_peers()}, small)
+
+
+if __name__ == "__main__":
+    main()
