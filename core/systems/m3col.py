@@ -112,7 +112,8 @@ class M3CoL(System):
         Drawn on the CPU from the batch's own seed, so that all processes and devices agree.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draws.generator.initial_seed())
+            # Not torch.manual_seed, which would seed the accelerators too.
+            torch.default_generator.manual_seed(draws.generator.initial_seed())
             drawn = [draw_mixup(draws.n_rows, self.beta, self.mix_probability) for _ in self.shapes]
         partner, weight = (torch.stack(part) for part in zip(*drawn, strict=True))
         here = draws.device
