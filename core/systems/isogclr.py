@@ -99,7 +99,8 @@ def temperatures_of_classes(
         of the class with the most and of that with the fewest samples. Of a label NAME other than
         `label` with the ending `/NAME`.
     """
-    rows, found = data.splits["train"], {}
+    rows = data.splits["train"]
+    found: dict[str, float] = {}
     if len(rows) != len(temperatures):
         return {}
     for name, values in data.labels.items():
