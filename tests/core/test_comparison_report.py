@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from core.comparison_report import arm_rows, conclude, difference_rows, notes, present
+from core.data.checks import DataError
 
 
 def results(differences: list[float], spread: float = 0.0, untrained: float = 0.1) -> dict:
@@ -69,6 +70,21 @@ def test_arms_keep_their_seeds_and_spread():
     assert concluded([0.1])["arms"]["ours"]["sd"] is None
     assert outcome["arms"]["theirs"]["sd"] == 0
     assert outcome["n_units"] == 200
+
+
+def test_a_further_metric_is_compared_with_the_arms_that_have_it(tmp_path, capsys):
+    made = results([0.1, 0.2, 0.3])
+    for name, value in (("ours", 0.8), ("ours untrained", 0.1)):
+        for run in made[name]:
+            run["metrics"]["order"] = value
+    tuned: dict[str, dict] = {name: {} for name in made}
+    outcome = conclude(made, tuned, [0, 1, 2], "recall@20", ["order"])
+    assert list(outcome["also"]["order"]) == ["ours untrained"]
+    assert outcome["also"]["order"]["ours untrained"]["mean"] == pytest.approx(0.7)
+    present(outcome | {"budget": {"max_epochs": 10}}, made, tmp_path)
+    assert "0.8000" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"also=.'order'"):
+        conclude(results([0.1]), tuned, [0], "recall@20", ["order"])
 
 
 def test_an_undecided_comparison_says_how_many_seeds_it_would_take():
