@@ -102,7 +102,7 @@ class InfiniteLR(ContinualSystem):
         _, mask, _ = random_masking(batch["noise"], self.mask_ratio)
         found = []
         for model in (self.model, *self.as_learned):
-            prediction = model.decode(model.encode(patches, mask))  # type: ignore[operator]
+            prediction = model.decode(model.encode(patches, mask))
             error = (prediction - patches).square().mean(-1)
             found.append((error * mask).sum(1) / mask.sum(1))
         return torch.stack(found)
@@ -141,4 +141,5 @@ class MaskedMLP(nn.Module):
     def decode(self, code: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch patches values"]:
         """All patches, those that were seen too."""
         pixels: Tensor = self.decoder(code)
-        return pixels.unflatten(1, (self.n_patches, -1))
+        patches: Tensor = pixels.unflatten(1, (self.n_patches, -1))
+        return patches

@@ -82,9 +82,9 @@ class MultistageCL(JointEmbedding):
                 f"system.n_stages={n_stages}, n_clusters={n_clusters}, start={start}",
                 expected="numbers from 1, and scratch, previous or first",
             )
-        width = self.encoder.dim
+        width: int = self.encoder.dim  # type: ignore[assignment]
         if hidden_dim is None:
-            self.head = nn.Linear(width, dim)  # type: ignore[arg-type, assignment]
+            self.head = nn.Linear(width, dim)  # type: ignore[assignment]
         self.temperature, self.n_stages, self.n_clusters = temperature, n_stages, n_clusters
         self.start, self.merge_small, self.normalize_stages = start, merge_small, normalize_stages
         # `encoder` and `head` are trained in every stage, so that DDP finds the same weights in
@@ -92,15 +92,15 @@ class MultistageCL(JointEmbedding):
         self.slots = nn.ModuleList()
         for _ in range(n_stages - 1):
             head = (
-                nn.Linear(width, dim)  # type: ignore[arg-type]
+                nn.Linear(width, dim)
                 if hidden_dim is None
-                else ProjectionHead(width, hidden_dim, dim, batch_norm)  # type: ignore[arg-type]
+                else ProjectionHead(width, hidden_dim, dim, batch_norm)
             )
             own = build_encoder(encoder, shapes[self.modality])
             self.slots.append(nn.ModuleList([own, head]).requires_grad_(False))
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
         self.register_buffer("clusters", torch.zeros(n_stages - 1, n_train, dtype=torch.int64))
-        self.register_buffer("centroids", torch.zeros(n_stages - 1, n_clusters, width))  # type: ignore[arg-type]
+        self.register_buffer("centroids", torch.zeros(n_stages - 1, n_clusters, width))
         self.register_buffer("kept", torch.ones(()))
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from core.augment.draws import Draws
 from core.data.checks import DataError
+from core.data.order import EpochOrder
 from core.data.resident import ResidentLoader
 from core.data.samples import Samples
 from core.evaluation.evaluation import Evaluation
@@ -65,7 +66,8 @@ class SampleTask:
         prepare = self._prepare(system, data)
         loader = ResidentLoader(columns, batch_size, seed, rank, world_size, prepare=prepare)
         if hasattr(system, "batch_order"):
-            loader.order = system.batch_order(columns, batch_size, seed, rank, world_size)
+            compose: Callable[..., EpochOrder] = system.batch_order  # type: ignore[assignment]
+            loader.order = compose(columns, batch_size, seed, rank, world_size)
         return loader
 
     def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
