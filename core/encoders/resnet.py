@@ -2,9 +2,17 @@
 
 from typing import Literal
 
-import timm
+import torch
 from jaxtyping import Float
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
+
+_BLOCKS: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
 
 
 class SmallImageResNet(nn.Module):
@@ -16,16 +24,28 @@ class SmallImageResNet(nn.Module):
     Args:
         depth: layers of the ResNet.
         channels: of the images.
+        width: of the first maps, 64 in the papers; a quarter of it trains on a CPU.
+        stem_stride: of the first convolution; 2 makes every map a quarter of the size.
 
     Attributes:
-        dim: width of the pooled features: 512 for 18 and 34 layers, 2048 for 50.
+        dim: width of the pooled features: 8 times `width`, of 50 layers 32 times.
     """
 
-    def __init__(self, depth: Literal[18, 34, 50] = 18, channels: int = 3) -> None:
+    def __init__(
+        self,
+        depth: Literal[10, 18, 34, 50] = 18,
+        channels: int = 3,
+        width: int = 64,
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.trunk = timm.create_model(f"resnet{depth}", num_classes=0)
+        block, layers = _BLOCKS[depth]
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        # Of a deep stem, which is exchanged below, the width can be chosen.
+        stem_type = {"stem_type": "deep", "stem_width": width // 2}
+        self.trunk = ResNet(block, layers, num_classes=0, channels=widths, **stem_type)  # type: ignore[arg-type]
         self.dim: int = self.trunk.num_features  # type: ignore[assignment]
-        stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        stem = nn.Conv2d(channels, width, 3, stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.trunk.conv1 = stem
         self.trunk.maxpool = nn.Identity()
@@ -33,6 +53,7 @@ class SmallImageResNet(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim"]:
-        """(B, dim) features averaged over the last map, an eighth of the image's side."""
-        features: Tensor = self.trunk(images)
+        """(B, dim) features averaged over the last map, an eighth of the first one's side."""
+        # Over a half faster on a CPU, and what accelerators like.
+        features: Tensor = self.trunk(images.contiguous(memory_format=torch.channels_last))
         return features

@@ -35,3 +35,10 @@ def test_the_first_map_keeps_the_size_of_the_image() -> None:
         layer.register_forward_hook(note)
     model(torch.randn(1, 3, 32, 32))
     assert sizes == [(32, 32), (4, 4)]
+
+
+def test_a_narrow_network_behind_a_strided_stem() -> None:
+    narrow = SmallImageResNet(10, width=16, stem_stride=2)
+    assert narrow.dim == 128
+    assert narrow.trunk.layer1[0].conv1.weight.shape == (16, 16, 3, 3)
+    assert narrow.trunk.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 2, 2)
