@@ -107,7 +107,8 @@ def fit(
         log_every_n_steps: optimizer steps between logged training terms.
 
     The loss of a step with `accumulate` passes is the mean of the passes' losses. Where the rows of
-    an epoch do not fill its last step, a missing pass counts as a gradient of 0.
+    an epoch do not fill its last step, a missing pass counts as a gradient of 0. Batch norm takes
+    its statistics from the rows of all processes on CUDA, from each process's own on CPUs.
 
     Raises:
         DataError: an option cannot be used on this machine, the run to go on from was made with
@@ -127,8 +128,8 @@ def fit(
             f"trainer.accumulate={accumulate} passes",
             expected="a multiple",
         )
+    on_cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
     if precision is None:
-        on_cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
         precision = "bf16-mixed" if on_cuda else "32-true"
     try:
         trainer = Trainer(
@@ -147,6 +148,7 @@ def fit(
             enable_model_summary=False,
             enable_progress_bar=False,
             use_distributed_sampler=False,
+            sync_batchnorm=on_cuda,
             num_sanity_val_steps=0,
         )
     except (MisconfigurationException, ValueError) as error:
