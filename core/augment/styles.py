@@ -70,7 +70,7 @@ def batch_style(
     One reference and one area, drawn from the range, serve the whole batch over all processes.
     """
     number = (draws.shared(0, 1) * draws.n_rows).floor().clamp(max=draws.n_rows - 1)
-    share = draws.shared(*area)
+    share = draws.shared(area[0], area[1])
     rows = torch.arange(draws.own.start, draws.own.stop, device=images.device)
     spectrum = torch.fft.rfft2(images)
     # The reference lies on one process; the others add 0 to its amplitudes.
@@ -87,7 +87,7 @@ def image_styles(
     Every image has a reference and an area, drawn from the range, of its own.
     """
     numbers = (draws.uniform(0, 1) * draws.n_rows).long().clamp(max=draws.n_rows - 1)
-    share = draws.uniform(*area)
+    share = draws.uniform(area[0], area[1])
     spectrum = torch.fft.rfft2(images)
     everyone = all_gather(spectrum.abs())
     return restyled(spectrum, everyone[numbers], share, images.shape[-1])
@@ -108,7 +108,7 @@ class RandomCrop:
         self, images: Float[Tensor, "batch channels height width"], draws: Draws
     ) -> Float[Tensor, "batch channels height width"]:
         """One crop of every image."""
-        side = draws.uniform(*self.scale)
+        side = draws.uniform(self.scale[0], self.scale[1])
         place = draws.uniform(-1, 1, 2) * (1 - side)[:, None]
         mirror = 1 - 2 * draws.happens(self.flip_p).to(side.dtype)
         nothing = torch.zeros_like(side)
@@ -156,7 +156,8 @@ def low_frequencies(size: int, area: Float[Tensor, "*batch"]) -> Bool[Tensor, "*
     """
     half_width = (area.sqrt() * (size / 2)).floor()
     frequencies = (torch.fft.fftfreq(size, device=area.device) * size).round().abs()
-    return frequencies <= half_width[..., None]
+    inside: Tensor = frequencies <= half_width[..., None]
+    return inside
 
 
 def restyled(
@@ -184,7 +185,8 @@ def restyled(
     scaled = spectrum * torch.where(box & (own > 0), amplitudes / own, 1.0)
     # An amplitude of 0 has the phase 0.
     replaced = torch.where(box & (own == 0), amplitudes.to(spectrum.dtype), scaled)
-    return torch.fft.irfft2(replaced, s=(height, width))
+    out: Tensor = torch.fft.irfft2(replaced, s=(height, width))
+    return out
 
 
 class _OneDraw(Draws):

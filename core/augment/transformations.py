@@ -99,7 +99,7 @@ class Combinations:
     def __call__(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch count ..."]:
         """The copies of every sample."""
         inner = self.inner(x)
-        both = self.outer(inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
+        both: Tensor = self.outer(inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
         return both.transpose(1, 2).flatten(1, 2)
 
 

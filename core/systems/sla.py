@@ -35,7 +35,7 @@ def aggregated(logits: Float[Tensor, "rows joint"], count: int) -> Float[Tensor,
         logits: (B * M, N * M) joint logits of sample-major copies, class-major.
         count: M.
     """
-    by_copy = logits.unflatten(1, (-1, count)).unflatten(0, (-1, count))
+    by_copy: Tensor = logits.unflatten(1, (-1, count)).unflatten(0, (-1, count))
     return by_copy.diagonal(dim1=1, dim2=3).mean(-1)
 
 

@@ -86,8 +86,10 @@ class Supervised(System):
         if not self.transformations or not self.average:
             return self.predict_single(batch)
         copies = self.transformations(batch[self.modality]).flatten(0, 1)
-        logits: Tensor = self.head(self.encoder(copies))
-        return logits.unflatten(0, (-1, self.transformations.count)).mean(1)
+        logits: Tensor = self.head(self.encoder(copies)).unflatten(
+            0, (-1, self.transformations.count)
+        )
+        return logits.mean(1)
 
     def predict_single(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Class scores of the untransformed samples."""
