@@ -3,8 +3,8 @@
     python -m benchmarks.core_cifar SHARDS --rows 20000 --epochs 3
 
 A narrow ResNet-10 with a strided stem, so that a CPU can do it; the same budget, augmentation and
-seed for all. Accuracies are of the test split; the probe chooses its penalty on validation. Finished
-runs are kept in runs/cifar and not run again.
+seed for all. Accuracies are of the test split; the probe chooses its penalty on validation. Runs
+that are finished are kept in runs/cifar and not run again.
 """
 
 import argparse
