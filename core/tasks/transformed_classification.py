@@ -5,9 +5,11 @@ from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
+from core.augment.draws import Draws
 from core.data.samples import Samples
 from core.evaluation.evaluation import Evaluation
 from core.tasks.classification import Classification
+from core.tasks.samples import Augment
 from core.trainers.system import Batch, System
 
 
@@ -26,7 +28,17 @@ class TransformedClassification(Classification):
     On the test split the metrics are those of `system.predict`, and `single_accuracy` is that of
     `system.predict_single`, which costs one pass. Validation uses the single pass, as its paper
     does (arXiv 1910.05872). Systems without `predict_single` are evaluated as usual.
+
+    Args:
+        augment: makes the training images; None leaves them as they are.
+        monitor: see `Classification`.
+        label: see `Classification`.
     """
+
+    def __init__(
+        self, augment: Augment | None = None, monitor: str = "accuracy", label: str = "label"
+    ) -> None:
+        super().__init__(augment or _as_they_are, monitor, label)
 
     def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
         """As `Classification`."""
@@ -39,6 +51,10 @@ class TransformedClassification(Classification):
         found = super().evaluate(system, data, split)
         found.metrics["single_accuracy"] = alone.metrics["accuracy"]
         return found
+
+
+def _as_they_are(images: Tensor, draws: Draws) -> Tensor:
+    return images
 
 
 class _OneCopy:

@@ -40,3 +40,11 @@ def test_a_system_of_one_prediction_is_evaluated_as_usual(split: str) -> None:
     found = TransformedClassification().evaluate(One(), data(), split).metrics
     assert found["accuracy"] == 1
     assert "single_accuracy" not in found
+
+
+def test_without_an_augmentation_training_sees_the_images_as_they_are() -> None:
+    system = Two()
+    system.n_views = 1
+    (batch,) = TransformedClassification().train_loader(system, data(), 4, seed=0)
+    assert torch.equal(batch["views"][0], batch["x"])
+    assert sorted(batch["x"].flatten().tolist()) == [0, 0, 1, 2]
