@@ -24,10 +24,10 @@ class PooledConvNet(nn.Module):
         first, second, third = widths
         self.dim = 4 * third
         self.layers = nn.Sequential(
-            *_normalised(shape[0], first),
-            *_normalised(first, second),
+            *_convolution(shape[0], first),
+            *_convolution(first, second),
             nn.MaxPool2d(2),
-            *_normalised(second, third),
+            *_convolution(second, third),
             nn.AdaptiveAvgPool2d(2),
             nn.Flatten(),
         )
@@ -40,9 +40,7 @@ class PooledConvNet(nn.Module):
 
 
 class StridedConvNet(nn.Module):
-    """Convolutions that halve the map, which is averaged in the end; without batch norm.
-
-    So a sample's features do not depend on the styles of the others in its batch.
+    """Convolutions that halve the map, which is averaged in the end.
 
     Args:
         shape: of one image (channels, height, width).
@@ -57,7 +55,7 @@ class StridedConvNet(nn.Module):
         self.dim = widths[-1]
         layers: list[nn.Module] = []
         for before, after in pairwise([shape[0], *widths]):
-            layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.ReLU()]
+            layers += _convolution(before, after, stride=2)
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "b d"]:
@@ -67,6 +65,6 @@ class StridedConvNet(nn.Module):
         return out
 
 
-def _normalised(before: int, after: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+def _convolution(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
