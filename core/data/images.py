@@ -100,14 +100,14 @@ def check_images(
 
 def _in_folders(root: Path) -> Iterator[_Encoded]:
     splits = {f: _SPLIT_NAMES[f.name.lower()] for f in root.iterdir() if _is_split(f)}
-    for folder, split in sorted((splits or {root: None}).items()):
+    for folder in sorted(splits) or [root]:
         classes = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
         for place in classes or [folder]:
             for file in sorted(place.rglob("*")):
                 if file.suffix.lower() in SUFFIXES:
                     label = place.name if classes else None
                     name = str(file.relative_to(root))
-                    yield _Encoded(name, str(file), file.read_bytes(), label, split)
+                    yield _Encoded(name, str(file), file.read_bytes(), label, splits.get(folder))
 
 
 def _is_split(folder: Path) -> bool:
@@ -176,7 +176,7 @@ def _decoded(
     def decode(image: _Encoded) -> Tensor:
         try:
             raw = torch.frombuffer(bytearray(image.content), dtype=torch.uint8)
-            pixels = decode_image(raw, ImageReadMode.RGB)
+            pixels: Tensor = decode_image(raw, ImageReadMode.RGB)
         except (RuntimeError, ValueError) as error:
             raise DataError(
                 f"cannot be decoded ({str(error).splitlines()[0][:120]})",
@@ -184,9 +184,10 @@ def _decoded(
                 expected=f"an image as its name says: {', '.join(SUFFIXES)}",
                 fix="write it again or leave it out",
             ) from None
-        if size is None:
-            return pixels
-        return transforms.center_crop(transforms.resize(pixels, [size], antialias=True), [size] * 2)
+        if size is not None:
+            pixels = transforms.resize(pixels, [size], antialias=True)
+            pixels = transforms.center_crop(pixels, [size, size])
+        return pixels
 
     room = psutil.virtual_memory().available // 2
     decoded: list[Tensor] = []

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-_BLOCKS: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
+_BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -42,13 +42,19 @@ class SmallImageResNet(nn.Module):
         block, layers = _BLOCKS[depth]
         widths = (width, 2 * width, 4 * width, 8 * width)
         # Of a deep stem, which is exchanged below, the width can be chosen.
-        stem_type = {"stem_type": "deep", "stem_width": width // 2}
-        self.trunk = ResNet(block, layers, num_classes=0, channels=widths, **stem_type)  # type: ignore[arg-type]
-        self.dim: int = self.trunk.num_features  # type: ignore[assignment]
+        self.trunk = ResNet(
+            block,  # type: ignore[arg-type]
+            layers,
+            num_classes=0,
+            channels=widths,
+            stem_type="deep",
+            stem_width=width // 2,
+        )
+        self.dim: int = self.trunk.num_features
         stem = nn.Conv2d(channels, width, 3, stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        self.trunk.conv1 = stem
-        self.trunk.maxpool = nn.Identity()
+        self.trunk.conv1 = stem  # type: ignore[assignment]
+        self.trunk.maxpool = nn.Identity()  # type: ignore[assignment]
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
