@@ -28,7 +28,8 @@ class ISogCLR(JointEmbedding):
         encoder: see `core.encoders.build`.
         hidden_dim: width inside the head.
         dim: width of the projections.
-        batch_norm: in the head.
+        batch_norm: in the head. With an encoder that has none either, all cosines start near 1, and
+            the temperatures fall and stay small for frequent and rare samples alike.
         temperature: τ at the start.
         individual: every sample learns its own τ.
         gamma: share γ of the new value in the averages of a sample's negatives.
