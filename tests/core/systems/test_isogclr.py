@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -193,27 +194,25 @@ def test_two_processes_are_one() -> None:
 
 
 @pytest.mark.claim
-@pytest.mark.parametrize("seed", range(4))
-def test_frequent_digits_get_large_temperatures(digits: Samples, tmp_path: Path, seed: int) -> None:
-    """And the accuracy stays with that of SimCLR; on digits it does not rise.
+def test_frequent_digits_get_large_temperatures(digits: Samples, tmp_path: Path) -> None:
+    """In every seed; and the mean accuracy stays with that of SimCLR, on digits it does not rise.
 
     With batch norm in the head: without it all cosines start near 0.9, and the temperatures stay
     small whatever the class.
     """
     task = LongTailProbing(SmallImageViews(), monitor="linear_accuracy")
-    found = {}
-    for name, method, arguments in (
-        ("isogclr", ISogCLR, {"batch_norm": True}),
-        ("simclr", SimCLR, {"batch_norm": True, "temperature": 0.2}),
-    ):
+    arms = {"isogclr": (ISogCLR, {}), "simclr": (SimCLR, {"temperature": 0.2})}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for seed, (name, (method, arguments)) in itertools.product(range(4), arms.items()):
         torch.manual_seed(seed)
-        system = method(**task.system_arguments(digits), **arguments)
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        system = method(**task.system_arguments(digits), batch_norm=True, **arguments)
+        folder = tmp_path / f"{name}{seed}"
+        (folder / "checkpoints").mkdir(parents=True)
         fit(
             system,
             digits.without_test(),
             task,
-            tmp_path / name,
+            folder,
             seed=seed,
             max_epochs=100,
             validate_every=100,
@@ -221,6 +220,7 @@ def test_frequent_digits_get_large_temperatures(digits: Samples, tmp_path: Path,
             accelerator="cpu",
             progress=False,
         )
-        found[name] = task.evaluate(system.eval(), digits, "test").metrics
-    assert found["isogclr"]["temperature_spearman"] > 0.5
-    assert abs(found["isogclr"]["linear_accuracy"] - found["simclr"]["linear_accuracy"]) < 0.015
+        found[name].append(task.evaluate(system.eval(), digits, "test").metrics)
+    assert min(run["temperature_spearman"] for run in found["isogclr"]) > 0.5
+    ours, theirs = (np.mean([run["linear_accuracy"] for run in runs]) for runs in found.values())
+    assert abs(ours - theirs) < 0.015
