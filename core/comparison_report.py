@@ -166,7 +166,8 @@ def further_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
             f"{outcome['method']} minus": name,
             "difference": f"{difference['mean']:+.4f}",
             "95 % over seeds": _ends(difference["over_seeds"]),
-            "alone": difference["verdict"],
+            # Of some metrics less is more, so these are no verdicts.
+            "is": {"better": "higher", "worse": "lower"}.get(difference["verdict"], "undecided"),
         }
         for metric, differences in outcome["also"].items()
         for name, difference in differences.items()

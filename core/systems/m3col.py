@@ -107,7 +107,7 @@ class M3CoL(System):
         self.mixes = self.current_epoch < int(self.switch * max_epochs)
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
-        """With `partner` and `mix_weight` (M, N): whom each row of the whole batch is mixed with.
+        """`partner` and `mix_weight` (M, N): whom each row of the whole batch is mixed with.
 
         Drawn on the CPU from the batch's own seed, so that all processes and devices agree.
         """
@@ -117,7 +117,7 @@ class M3CoL(System):
             drawn = [draw_mixup(draws.n_rows, self.beta, self.mix_probability) for _ in self.shapes]
         partner, weight = (torch.stack(part) for part in zip(*drawn, strict=True))
         here = draws.device
-        return batch | {
+        return {
             "partner": partner.to(here, non_blocking=True),
             "mix_weight": weight.to(here, non_blocking=True),
         }

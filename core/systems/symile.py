@@ -54,13 +54,13 @@ class Symile(Towers):
         self.scale = LogitScale(logit_scale, maximum=inf)
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
-        """With `permutations` (M, M - 1, N): what each anchor shuffles the others with."""
+        """`permutations` (M, M - 1, N): what each anchor shuffles the others with."""
         m = len(self.shapes)
         drawn = [
             torch.randperm(draws.n_rows, generator=draws.generator, device=draws.device)
             for _ in range(m * (m - 1))
         ]
-        return batch | {"permutations": torch.stack(drawn).unflatten(0, (m, m - 1))}
+        return {"permutations": torch.stack(drawn).unflatten(0, (m, m - 1))}
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
         """The cross entropy of eq. 3, and the bound on the total correlation that follows."""

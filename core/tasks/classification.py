@@ -1,6 +1,5 @@
 """Classification: what a system that predicts classes itself gets right."""
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,13 +7,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.samples import Samples
 from core.evaluation.classification import classification
 from core.evaluation.evaluation import Evaluation
 from core.tasks.samples import Augment, SampleTask, as_float
-from core.tasks.step_draws import with_draws
 from core.trainers.system import Batch, System
 
 _ROWS = 1024  # that are predicted at a time
@@ -49,9 +46,6 @@ class Classification(SampleTask):
         known = ("accuracy", "balanced_accuracy", "macro_f1")
         if monitor not in known:
             raise DataError(f"task.monitor={monitor}", expected=f"one of {', '.join(known)}")
-
-    def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
-        return with_draws(super()._prepare(system, data), system)
 
     def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
         """Metrics of a split, with the value of every sample that has a label.

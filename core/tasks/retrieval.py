@@ -1,6 +1,6 @@
 """Retrieval: finding a sample's row of one modality among candidates, given all the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,13 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.samples import Samples
 from core.evaluation.evaluation import Evaluation
 from core.tasks.samples import Augment, SampleTask, embed_all
-from core.tasks.step_draws import with_draws
-from core.trainers.system import Batch, System
+from core.trainers.system import System
 
 _CANDIDATES_SEED = 0
 _TILE_SCORES = 1 << 22  # scores held at a time
@@ -67,9 +65,6 @@ class Retrieval(SampleTask):
             raise DataError(f"task.monitor={monitor}", expected="accuracy or mrr")
         if n_candidates < 2:
             raise DataError(f"task.n_candidates={n_candidates}", expected="a number from 2")
-
-    def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
-        return with_draws(super()._prepare(system, data), system)
 
     @torch.no_grad()
     def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:

@@ -41,7 +41,7 @@ def samples(n: int = 22) -> Samples:
 
 def drawn(system: M3CoL, n: int = 8, own: slice = slice(None)) -> Batch:
     batch = {name: x[own] for name, x in rows(n).items()}
-    return system.draw(batch, Draws(5, n, own, torch.device("cpu")))
+    return batch | system.draw(batch, Draws(5, n, own, torch.device("cpu")))
 
 
 def test_every_sample_and_modality_has_its_own_partner_and_weight() -> None:

@@ -53,7 +53,8 @@ def test_every_anchor_shuffles_every_other_modality_on_its_own() -> None:
     for first, second in combinations(order.flatten(0, 1), 2):
         assert (first == second).sum() < 10
     parts = [
-        built().draw(rows(n), draws(50, own)) for n, own in ((20, slice(20)), (30, slice(20, 50)))
+        rows(n) | built().draw(rows(n), draws(50, own))
+        for n, own in ((20, slice(20)), (30, slice(20, 50)))
     ]
     for part in parts:
         assert torch.equal(part["permutations"], order)
@@ -61,13 +62,13 @@ def test_every_anchor_shuffles_every_other_modality_on_its_own() -> None:
 
 def test_the_objective_is_the_loss_of_the_drawn_shuffles() -> None:
     system = built()
-    batch = system.draw(rows(), draws(7))
+    batch = rows() | system.draw(rows(), draws(7))
     terms = system.objective(batch)
     vectors = list(system.embed(batch).values())
     expected = symile(vectors, 14.29, permutations=batch["permutations"])
     torch.testing.assert_close(terms["loss"], expected)
     torch.testing.assert_close(terms["total_correlation"], torch.tensor(7.0).log() - expected)
-    other = system.draw(rows(), Draws(6, 7, slice(None), torch.device("cpu")))
+    other = rows() | system.draw(rows(), Draws(6, 7, slice(None), torch.device("cpu")))
     assert system.objective(other)["loss"] != terms["loss"]
 
 
