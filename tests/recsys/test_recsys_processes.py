@@ -164,6 +164,37 @@ def test_two_processes_give_what_one_gives(home, line, alone, launcher):
     assert logs[0].to_list() == pytest.approx(logs[1].to_list(), abs=1e-4)
 
 
+# Without chance in the step, which two processes draw otherwise than one.
+STILL = {
+    "rearm": "system.self_dropout=0 system.mutual_dropout=0 system.user_neighbours=10",
+    "item_graph": "system.eps=0",
+}
+
+
+@pytest.mark.parametrize("system", STILL)
+def test_so_do_two_of_a_method_with_graphs(home, line, capsys, system):
+    """Graphs are the same on both, and a step sees the nodes of both."""
+    line = f"{line} system={system} {STILL[system]} hydra.run.dir={system}-"
+    line = line.replace("system=bm3 ", "").replace("system.dropout=0 ", "")
+    assert recsys(f"{line}1", home, capsys).code == 0
+    process = start(program(f"{line}2 trainer=ddp trainer.devices=2"), home)
+    out, _ = process.communicate(timeout=MINUTES)
+    assert process.returncode == 0, out
+    runs = home / f"{system}-1", home / f"{system}-2"
+    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in runs)
+    for name in one:
+        if "@" in name:
+            assert two[name] == pytest.approx(one[name], abs=1e-5), name
+    whole, shared = (checkpoint(folder) for folder in runs)
+    assert len(shared["consilience"]["random"]) == 2
+    for name, value in whole["state_dict"].items():
+        # A layer norm takes out what the attentions add to all numbers of a row: the gradient of
+        # their biases is rounding alone, which Adam turns into steps of full length.
+        if "attention" not in name:
+            other = shared["state_dict"][name]
+            torch.testing.assert_close(other, value, atol=2e-4, rtol=1e-3, msg=name)
+
+
 def test_two_processes_go_on_where_they_stopped(home):
     runs = home.glob("runs/recsys/bm3/*/metrics.json")
     folder = next(f.parent for f in runs if len(checkpoint(f.parent)["consilience"]["random"]) == 2)
