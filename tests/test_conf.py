@@ -36,6 +36,8 @@ SMALL = {
     ("recsys", "files"): "demo.n_users=80 demo.n_items=50",
     ("recsys", "entities"): "demo.n_queries=80 demo.n_items=50",
     ("core", "images"): "demo.size=8",
+    ("core", "xor_demo"): "demo.n_train=300 demo.n_valid=50 demo.n_test=50",
+    ("core", "table_retrieval"): "demo.n_train=300 demo.n_valid=50 demo.n_test=50",
     ("core", "shards"): "demo.size=8",
     # Trains on a part of the rows; all of them are easier to count.
     ("core", "digits_tail_demo"): "task.tail=1",
