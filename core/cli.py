@@ -108,11 +108,10 @@ def list_systems(domain: str) -> list[dict[str, Any]]:
             folder / "compare" / f"{file.stem}.yaml",
             folder / "compare" / f"{file.stem}.json",
         )
-        baseline = (
-            yaml.safe_load(compare.read_text())["compare"]["baseline"]["system"]
-            if compare.exists()
-            else ""
-        )
+        baseline = ""
+        if compare.exists():
+            arm = yaml.safe_load(compare.read_text())["compare"]["baseline"]
+            baseline = arm.get("name", arm["system"])
         verdict = json.loads(evidence.read_text())["summary"] if evidence.exists() else ""
         systems.append(
             {"domain": domain, "system": file.stem, **card, "baseline": baseline}

@@ -165,7 +165,8 @@ def _arms(config: DictConfig) -> list[Arm]:
             ) from error
 
     method, baseline = choice.method, choice.baseline
-    name = f"{baseline.system} (baseline)" if baseline.system == method.system else baseline.system
+    same = baseline.system == method.system
+    name = baseline.get("name") or f"{baseline.system}{' (baseline)' if same else ''}"
     arms = [
         Arm(method.system, method.system, composed(method.system, method.overrides, given)),
         Arm(

@@ -159,14 +159,14 @@ def test_a_comparison_runs_on_its_own_demo(tmp_path, capsys):
     outcome = json.loads(file.read_text())
     assert outcome["metric"] == "recall@50"
     assert outcome["tuning_trials"] == 2
-    baseline = "large_scale_ssl (baseline)"
+    baseline = "two towers without SSL"
     ablations = ["random feature mask", "feature dropout", "spread-out"]
     arms = ["large_scale_ssl", baseline, *ablations, "large_scale_ssl untrained"]
     assert list(outcome["arms"]) == arms
     # Tuning leaves alone what makes the baseline the baseline.
     assert "system.alpha" not in outcome["arms"][baseline]["tuned"]
     configs = {f.parts[-3]: f.read_text() for f in file.parent.glob("*/seed-0/config.yaml")}
-    assert "alpha: 0\n" in configs["large_scale_ssl-baseline"]
+    assert "alpha: 0\n" in configs["two-towers-without-SSL"]
     assert "feature_dim: 16" in configs["large_scale_ssl"]
     assert outcome["also"].keys() == {"recall@50/tail", "recall@50/unseen"}
     for metric, differences in outcome["also"].items():
