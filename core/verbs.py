@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from core.build import build
+from core.build import build, is_part, targets
 from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint, weights_digest
 from core.cli import conf_dir, domain_conf
 from core.data.checks import DataError
@@ -264,7 +263,7 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
         DataError: the command line names another system, or the saved config would call something
             that neither the project's configs nor this command line name.
     """
-    _refuse_foreign_targets(saved, config)
+    _refuse_foreigntargets(saved, config)
     saved = saved.copy()
     for text in HydraConfig.get().overrides.task:
         key = OverridesParser.create().parse_override(text).key_or_group.split("@")[0]
@@ -280,29 +279,20 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
     return saved
 
 
-def _refuse_foreign_targets(saved: DictConfig, config: DictConfig) -> None:
+def _refuse_foreigntargets(saved: DictConfig, config: DictConfig) -> None:
     # A checkpoint may come from anyone, and a target is code that is run.
-    known = set(_targets(OmegaConf.to_container(config)))
+    known = set(targets(OmegaConf.to_container(config)))
     for folder in (conf_dir("core"), domain_conf(config.domain)):
         for file in folder.rglob("*.yaml"):
-            known.update(_targets(yaml.safe_load(file.read_text())))
-    foreign = sorted(set(_targets(OmegaConf.to_container(saved))) - known)
+            known.update(targets(yaml.safe_load(file.read_text())))
+    called = set(targets(OmegaConf.to_container(saved))) - known
+    foreign = sorted(target for target in called if not is_part(target))
     if foreign:
         raise DataError(
             f"the checkpoint's config would call {', '.join(foreign)}",
             expected="only what the configs of this project call",
             fix="if you trust it, name the target on the command line, e.g. data._target_=...",
         )
-
-
-def _targets(node: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a YAML file holds
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
 
 
 def saved_config(config: DictConfig) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from torch import nn
 
+from core.build import build_part, is_part
 from core.data.checks import DataError
 from core.encoders.mlp import MLP
 
@@ -25,12 +26,14 @@ def build_encoder(config: dict[str, Any] | None, shape: Sequence[int]) -> nn.Mod
         (B, *shape) -> (B, dim), with the attribute `dim`.
 
     Raises:
-        DataError: the encoder says no width `dim`, or there is no usual one for the shape.
+        DataError: the encoder is none of those that `core.build.build_part` calls, it says no
+            width `dim`, or there is no usual one for the shape.
     """
     if config is not None:
-        asks = "shape" in signature(get_object(config["_target_"])).parameters
+        target = config["_target_"]
+        asks = is_part(target) and "shape" in signature(get_object(target)).parameters
         sizes = {"shape": list(shape)} if asks else {}
-        encoder: nn.Module = instantiate(config, **sizes, _convert_="all")
+        encoder: nn.Module = build_part(config, **sizes)
         if not isinstance(getattr(encoder, "dim", None), int):
             raise DataError(
                 f"{config['_target_']} has no width `dim`", expected="an encoder of core.encoders"

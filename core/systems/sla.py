@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from core.augment.transformations import Transformations
+from core.build import build_part
 from core.data.checks import DataError
 from core.distributed import global_mean
 from core.encoders.build import build_encoder
@@ -165,7 +165,7 @@ def n_classes_of(system: System, n_classes: dict[str, int]) -> int:
 def build_transformations(config: dict[str, Any] | None) -> Transformations:
     """The group of a config, or the four rotations."""
     config = config or {"_target_": "core.augment.transformations.Rotations"}
-    found: Transformations = instantiate(config, _convert_="all")
+    found: Transformations = build_part(config)
     return found
 
 

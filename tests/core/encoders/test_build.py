@@ -32,7 +32,9 @@ def test_a_config_names_the_encoder_which_is_given_the_shape_if_it_asks() -> Non
 
 
 def test_what_is_no_encoder_or_has_no_usual_one_is_refused() -> None:
-    with pytest.raises(DataError, match=r"torch.nn.Identity has no width"):
+    with pytest.raises(DataError, match=r"LogitScale has no width"):
+        build_encoder({"_target_": "core.losses.logit_scale.LogitScale"}, [3])
+    with pytest.raises(DataError, match=r"would be made by torch.nn.Identity"):
         build_encoder({"_target_": "torch.nn.Identity"}, [3])
     with pytest.raises(DataError, match=r"shape \[1, 16, 16, 16\]"):
         build_encoder(None, [1, 16, 16, 16])
