@@ -71,7 +71,7 @@ def race(name: str, ours: dict[str, Loss], others: dict[str, Loss], largest: int
         a, b = a.requires_grad_(), b.requires_grad_()
         # 32,768 rows squared are 4 GiB, of which plain versions hold several.
         racing = {**ours, **(others if batch < 32768 else {})}
-        values = {n: float(loss(a, b)) for n, loss in racing.items()}
+        values = {n: float(loss(a, b).detach()) for n, loss in racing.items()}
         reference = next(iter(values.values()))
         wrong = {n for n, value in values.items() if abs(value - reference) > 1e-3 * reference}
         repeats = 15 if batch <= 1024 else 5 if batch < 32768 else 1
