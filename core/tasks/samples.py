@@ -1,5 +1,6 @@
 """What all tasks on `Samples` share: batches, embeddings with ids, search."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ Augment = Callable[[Tensor, Draws], Tensor]
 _ROWS = 1024  # that are embedded at a time
 
 
-class SampleTask:
+class SampleTask(ABC):
     """Trains on, embeds and searches samples of one or more modalities; subclasses evaluate.
 
     A batch holds every modality as float32 (B, ...), images in [0, 1]; the labels; `index`, the
@@ -95,9 +96,9 @@ class SampleTask:
         """Whether the split has any rows."""
         return len(data.splits[split]) > 0
 
+    @abstractmethod
     def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
         """The task's protocol on `"valid"` or `"test"`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate")
 
     def embed(self, system: System, data: Samples) -> pl.DataFrame:
         """One row a sample and modality: `kind`, `id` as in the files, `embedding`."""
@@ -162,7 +163,7 @@ class SampleTask:
         units = {k: normalize(v, dim=1) for k, v in embed_all(system, data).items()}
         return {kind: (vectors, vectors) for kind, vectors in units.items()}
 
-    def keep_reading(self, data: Samples, run_dir: Path) -> None:
+    def keep_reading(self, data: Samples, run_dir: Path) -> None:  # noqa: B027
         """Nothing: every reading of the files gives the same rows."""
 
     def reading(self, run_dir: Path) -> dict[str, str]:

@@ -67,7 +67,7 @@ def test_generated_features_know_no_held_out_pair(home, tmp_path):
 @pytest.mark.claim
 @pytest.mark.real
 def test_methods_with_features_run_on_real_interactions(home, capsys, request):
-    """A few epochs each, on generated features: far above chance, and no more is said."""
+    """A few epochs each, on generated features: REARM passes popularity, the others chance."""
     if "claim" not in request.config.getoption("markexpr"):
         pytest.skip("trains for some ten minutes: pytest -m claim")
     assert recsys("data check data.path=baby", home, capsys).code == 0
@@ -82,5 +82,6 @@ def test_methods_with_features_run_on_real_interactions(home, capsys, request):
         recall[system] = metrics["test/recall@20"]
     print(recall)
     n_items = 7050
-    for system in ("bm3", "item_graph", "rearm"):
+    assert recall["rearm"] > 1.5 * recall["popularity"]
+    for system in ("bm3", "item_graph"):
         assert recall[system] > 5 * 20 / n_items
