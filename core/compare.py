@@ -154,6 +154,14 @@ def _arms(config: DictConfig) -> list[Arm]:
     choice = config.compare
 
     def composed(system: str, overrides: list[str], given: list[str]) -> DictConfig:
+        lost = sorted(set(_keys(overrides)) & set(_keys(given)))
+        if lost:
+            raise DataError(
+                f"{', '.join(lost)} is what makes one of the arms what it is",
+                expected="settings that all arms can share",
+                fix="leave it out, or change that arm: compare.method.overrides, "
+                "compare.baseline.overrides, compare.ablations",
+            )
         try:
             return compose("config", [f"system={system}", *overrides, *given])
         except ConfigCompositionException as error:

@@ -301,3 +301,12 @@ def test_the_outcome_goes_where_out_says(home, ask, pretended):
     assert ask("compare bm3 data.path=shop tune=0 seeds=1 out=found/here").code == 0
     names = {file.name for file in (home / "found/here").iterdir()}
     assert names == {"compare.json", "compare.png", "report.html"}
+
+
+def test_what_makes_an_arm_cannot_be_set_for_all_of_them(ask, pretended):
+    """Without it the ablation would silently be the method once more."""
+    line = "compare bm3 data.path=shop tune=0 seeds=1 compare.baseline.system=bm3"
+    answer = ask(f"{line} system.cl_weight=2")
+    assert answer.code == 2
+    assert answer.err.startswith("error: system.cl_weight is what makes one of the arms")
+    assert not pretended.calls
