@@ -1,0 +1,1 @@
+"""Recordings of people who move, from files to windows on the device."""

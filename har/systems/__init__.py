@@ -1,0 +1,1 @@
+"""Methods for skeletons and inertial sensors, one a file."""
