@@ -1,0 +1,133 @@
+"""Clocks and lengths of series: resampling of clips and of long recordings, on any device."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_LOBES = 16  # zero crossings of the sinc on each side
+_KAISER_BETA = 8.0  # stop band about -80 dB
+_PASS = 0.92  # the cut-off, as a share of the lower Nyquist frequency
+_ROWS = 8192  # output samples that are interpolated at a time
+
+
+def fourier_resample(x: Float[Tensor, "..."], length: int, dim: int = -1) -> Float[Tensor, "..."]:
+    """Stretches or shrinks a series to a number of steps by its Fourier coefficients.
+
+    The same as `scipy.signal.resample`: the series is taken as periodic, higher frequencies are cut
+    off, a Nyquist coefficient is halved or doubled.
+
+    Args:
+        x: series of any real type and shape.
+        length: steps afterwards.
+        dim: the dimension that is time.
+    """
+    n = x.shape[dim]
+    if n == length:
+        return x
+    coefficients = torch.fft.rfft(x, dim=dim)
+    shorter = min(n, length)
+    kept = coefficients.narrow(dim, 0, shorter // 2 + 1)
+    if shorter % 2 == 0:
+        factor = torch.ones(shorter // 2 + 1, dtype=x.dtype, device=x.device)
+        factor[-1] = 2.0 if length < n else 0.5
+        kept = (kept.movedim(dim, -1) * factor).movedim(-1, dim)
+    return torch.fft.irfft(kept, n=length, dim=dim) * (length / n)
+
+
+def fourier_resample_all(
+    clips: list[Float[Tensor, "time ..."]], length: int
+) -> Float[Tensor, "n length ..."]:
+    """`fourier_resample` of clips of different lengths along dimension 0, one batch a length."""
+    of_length: dict[int, list[int]] = {}
+    for row, clip in enumerate(clips):
+        of_length.setdefault(len(clip), []).append(row)
+    order = torch.tensor([row for rows in of_length.values() for row in rows])
+    batches = [torch.stack([clips[row] for row in rows]) for rows in of_length.values()]
+    resampled = torch.cat([fourier_resample(batch, length, dim=1) for batch in batches])
+    return resampled.index_select(0, order.argsort().to(resampled.device))
+
+
+def normalise_skeleton(
+    skeleton: Float[Tensor, "*batch 3 time joints"], root: int = 2, bone: tuple[int, int] = (1, 2)
+) -> Float[Tensor, "*batch 3 time joints"]:
+    """Moves the root of frame 0 into the origin and makes the bone of frame 0 of length 1.
+
+    Args:
+        skeleton: coordinates in any unit; UTD-MHAD's own (20, 3, T) is `permute(1, 2, 0)` of it.
+        root: number of the joint that becomes the origin.
+        bone: numbers of the two joints whose distance becomes the unit.
+    """
+    first = skeleton[..., :1, :]
+    size = (first[..., bone[0]] - first[..., bone[1]]).norm(dim=-2, keepdim=True)
+    return (skeleton - first[..., root, None]) / size[..., None]
+
+
+def resample_at(
+    x: Float[Tensor, "time ..."],
+    rate: float,
+    start: float,
+    times: Float[Tensor, " steps"],
+    new_rate: float,
+) -> Float[Tensor, "steps ..."]:
+    """Values of a series at the times of another clock, band-limited to both rates.
+
+    A Kaiser-windowed sinc is used, not the discrete Fourier transform, so that nothing wraps round
+    from one end to the other; beyond its ends the series is continued by point reflection.
+
+    Args:
+        x: one or more channels along dimension 0.
+        rate: samples a second of `x`.
+        start: seconds of its first sample.
+        times: float64 seconds, on the clock that `start` is on.
+        new_rate: samples a second of `times`; what a clock as slow as that cannot hold is removed.
+    """
+    flat = x.reshape(len(x), -1)
+    cutoff = 1.0 if new_rate == rate else _PASS * min(1.0, new_rate / rate)
+    half = math.ceil(_LOBES / cutoff)
+    taps = torch.arange(1 - half, half + 1, device=x.device)
+    positions = (times.to(x.device) - start) * rate
+    parts = []
+    for some in positions.split(_ROWS):
+        whole = some.floor()
+        indices = whole.long()[:, None] + taps
+        distance = ((some - whole)[:, None] - taps).clamp(-half, half)
+        window = torch.i0(_KAISER_BETA * (1 - (distance / half) ** 2).clamp(min=0).sqrt())
+        weights = torch.sinc(distance * cutoff) * window
+        weights = (weights / weights.sum(1, keepdim=True)).to(x.dtype)
+        parts.append(torch.einsum("st,std->sd", weights, _reflected(flat, indices)))
+    return torch.cat(parts).reshape(len(times), *x.shape[1:])
+
+
+def _reflected(flat: Tensor, indices: Tensor) -> Tensor:
+    last = len(flat) - 1
+    inside = indices.clamp(0, last)
+    mirrored = (2 * inside - indices).clamp(0, last)
+    return torch.where(
+        (indices == inside)[..., None], flat[inside], 2 * flat[inside] - flat[mirrored]
+    )
+
+
+def common_clock(
+    streams: dict[str, tuple[Float[Tensor, "time ..."], float, float]], rate: float
+) -> tuple[dict[str, Float[Tensor, "steps ..."]], float]:
+    """Puts streams onto one clock, from the latest start to the earliest end.
+
+    Args:
+        streams: name -> values, samples a second, seconds of the first sample.
+        rate: samples a second of the common clock.
+
+    Returns:
+        name -> values at the same times, and the seconds of the first of these; no steps where the
+        streams do not overlap.
+    """
+    start = max(start for _, _, start in streams.values())
+    end = min(start + (len(x) - 1) / own for x, own, start in streams.values())
+    # A stream of exactly n seconds has its last sample one period before the end.
+    steps = max(0, math.floor((end - start) * rate + 1e-6) + 1)
+    device = next(iter(streams.values()))[0].device
+    times = start + torch.arange(steps, dtype=torch.float64, device=device) / rate
+    return {
+        name: resample_at(x, own, begun, times, rate) for name, (x, own, begun) in streams.items()
+    }, start
