@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from core.encoders.cooccurrence import CooccurrenceCNN
+from har.data.generator import Clip, clip_pose, inertial
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -44,3 +45,24 @@ def cooccurrence_forward(inputs: Arrays, params: Params) -> Arrays:
     assert all(name.endswith("num_batches_tracked") for name in missing)
     with torch.no_grad():
         return {"out_features": network(torch.tensor(inputs["x"])).numpy()}
+
+
+def generator(inputs: Arrays, params: Params) -> Arrays:
+    """Joints and IMU without noise of given clips, every fourth sample of each."""
+    outputs = {}
+    for number, activity in enumerate(params["activities"]):
+        given = {k: inputs[f"clip{number}_{k}"] for k in ("scalars", "style_plus_trial", "sway")}
+        names = ("scale", "tempo", "amplitude", "warp", "shift", "heading", "x", "z")
+        clip = Clip(
+            activity=activity,
+            **dict(zip(names, given["scalars"][:8].tolist(), strict=True)),
+            mount=given["scalars"][8:],
+            posture=given["style_plus_trial"],
+            sway=given["sway"],
+            bias=np.zeros(6),
+        )
+        joints = clip_pose(clip, clip.times(params["skeleton_hz"])).joints
+        imu = inertial(clip, clip.times(params["imu_hz"]))
+        outputs[f"out_clip{number}_skeleton"] = joints.transpose(1, 2, 0)[:, :, ::4]
+        outputs[f"out_clip{number}_inertial"] = imu[::4]
+    return outputs
