@@ -123,7 +123,8 @@ class STGCN(nn.Module):
         normed = self.norm(by_joint.flatten(1, 2)).view_as(by_joint).transpose(2, 3)
         for block in self.blocks:
             normed = block(normed, self.adjacency)
-        return normed.mean((2, 3))
+        features: Tensor = normed.mean((2, 3))
+        return features
 
 
 class _Block(nn.Module):
