@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,18 +27,24 @@ VERBS = {
 }
 
 
-def domain_command(domain: str) -> Callable[[], None]:
-    """Makes the command of a domain package that holds `conf/config.yaml`."""
+def domain_command(domain: str, more_verbs: Mapping[str, str] = {}) -> Callable[[], None]:
+    """Makes the command of a domain package that holds `conf/config.yaml`.
+
+    Args:
+        domain: name of the package.
+        more_verbs: verb -> what it does, of those that only this domain's task can do.
+    """
+    verbs = VERBS | dict(more_verbs)
 
     def main() -> None:
         arguments = sys.argv[1:]
         if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(help_text(domain))
+            print(help_text(domain, verbs))
             return
-        verb, overrides = _split_verb(arguments)
+        verb, overrides = _split_verb(arguments, verbs)
         if verb is None:
             said = ((" ".join(arguments[:2]), 0.8), (arguments[0], 0.6))
-            close = [v for words, cut in said for v in get_close_matches(words, VERBS, 1, cut)]
+            close = [v for words, cut in said for v in get_close_matches(words, verbs, 1, cut)]
             hint = f" (did you mean `{close[0]}`?)" if close else ""
             _fail(f"{program(domain)} has no verb {arguments[0]!r}{hint}: see --help")
         elif verb == "systems":
@@ -46,7 +52,7 @@ def domain_command(domain: str) -> Callable[[], None]:
         elif not list_systems(domain):
             _fail(f"{program(domain)} has no method yet")
         elif "--help" in overrides or "-h" in overrides:
-            print(help_text(domain, verb))
+            print(help_text(domain, {verb: verbs[verb]}))
         else:
             _run(domain, verb, overrides)
 
@@ -63,7 +69,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _split_verb(arguments: list[str]) -> tuple[str | None, list[str]]:
+def _split_verb(arguments: list[str], verbs: Mapping[str, str]) -> tuple[str | None, list[str]]:
     # Processes that DDP starts are given the rewritten arguments, in which the verb is an override.
     if arguments[0].startswith("verb="):
         return arguments[0].removeprefix("verb=").replace("_", " "), arguments[1:]
@@ -71,7 +77,9 @@ def _split_verb(arguments: list[str]) -> tuple[str | None, list[str]]:
         verb, rest = " ".join(arguments[:n]), arguments[n:]
         if verb == "compare" and rest and "=" not in rest[0] and not rest[0].startswith("-"):
             return verb, [f"compare={rest[0]}", *rest[1:]]
-        if verb in VERBS:
+        if verb == "data demo":
+            rest = ["demo.preview=true" if word == "--preview" else word for word in rest]
+        if verb in verbs:
             return verb, rest
     return None, arguments
 
@@ -149,13 +157,12 @@ def print_systems(domains: list[str], arguments: list[str]) -> None:
         Console().print(table)
 
 
-def help_text(domain: str, verb: str | None = None) -> str:
+def help_text(domain: str, verbs: Mapping[str, str] = VERBS) -> str:
     """What `--help` prints: verbs, config groups with their options, where defaults are."""
     command = program(domain)
     width = max(map(len, VERBS))
-    shown = {verb: VERBS[verb]} if verb else VERBS
     lines = [f"usage: {command} VERB [KEY=VALUE ...] [--multirun] [--cfg job]", "", "verbs"]
-    lines += [f"  {name:{width}}  {text}" for name, text in shown.items()]
+    lines += [f"  {name:{width}}  {text}" for name, text in verbs.items()]
     groups: dict[str, list[str]] = {}
     for folder in (domain_conf(domain), conf_dir("core")):
         for file in sorted(folder.glob("*/*.yaml")):

@@ -57,6 +57,7 @@ def run(config: DictConfig) -> None:
         "index": index,
         "search": search,
         "compare": compare,
+        "predict": predict,
     }
     verbs[config.verb](config)
 
@@ -93,6 +94,7 @@ def train(config: DictConfig) -> None:
             evaluation = evaluate_checkpoint(result.checkpoint, data, split, config)[0]
             metrics |= {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
             print_metrics(evaluation, f"{split}, epoch {result.best_epoch + 1}", task.monitor)
+            draw_confusion(evaluation, split, run_dir)
     record = {
         "chosen_by": result.monitor,
         "best_epoch": result.best_epoch + 1,
@@ -164,6 +166,7 @@ def evaluate(config: DictConfig) -> None:
     config, data = _data_of_checkpoint(config, checkpoint)
     evaluation, choice = evaluate_checkpoint(checkpoint, data, config.split, config)
     print_metrics(evaluation, config.split, config.task.monitor)
+    draw_confusion(evaluation, config.split, run_dir_of(checkpoint))
     chosen = f"{checkpoint}, epoch {choice['epoch'] + 1}"
     if choice["best_score"] is not None:
         chosen += (
@@ -212,7 +215,27 @@ def search(config: DictConfig) -> None:
     index = None
     if config.index is not None:
         index = NeighbourIndex.read(Path(config.index), weights_digest(system))
-    print_table(task.search(system, data, str(config.query), config.k, index), f"{config.query}")
+    query = str(config.query)
+    rows = task.search(system, data, query, config.k, index)
+    print_table(rows, query)
+    if hasattr(task, "draw_search"):
+        file = Path(config.out) if config.out else run_dir_of(checkpoint) / "search.png"
+        task.draw_search(data, query, rows, file)
+        print(f"wrote {file}")
+
+
+def predict(config: DictConfig) -> None:
+    """Prints what happens when in a new recording, where the field's task can say so."""
+    if config.predict.file is None:
+        raise DataError("in what?", fix="give predict.file=FILE")
+    checkpoint = _checkpoint_of(config)
+    config, data = _data_of_checkpoint(config, checkpoint)
+    system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
+    table = task.predict(system, data, **OmegaConf.to_container(config.predict, resolve=True))
+    print_table(table.to_dicts(), str(config.predict.file))
+    if config.out is not None:
+        table.write_parquet(config.out)
+        print(f"wrote {config.out}")
 
 
 def index(config: DictConfig) -> None:
@@ -323,12 +346,23 @@ def print_metrics(evaluation: Evaluation, title: str, monitor: str) -> None:
         metric += f", {part}" if part else ""
         rows.setdefault(metric, {"metric": metric})[f"@{k}" if k else "value"] = value
     print_table(list(rows.values()), title)
+    if evaluation.table:
+        print_table(evaluation.table, f"{title}, by {evaluation.unit}")
     if monitor in evaluation.per_unit:
         interval = bootstrap_mean(evaluation.per_unit[monitor])
         print(
             f"{monitor} {interval.mean:.4f}, 95 % interval over {interval.n} {evaluation.unit}s "
             f"{interval.low:.4f} to {interval.high:.4f}"
         )
+
+
+def draw_confusion(evaluation: Evaluation, split: str, folder: Path) -> None:
+    """Draws which classes were taken for which, where the evaluation is of classes."""
+    if evaluation.confusion is not None:
+        file = folder / f"confusion_{split}.png"
+        accuracy = evaluation.metrics["accuracy"]
+        evaluation.confusion.draw(file, f"{split}: accuracy {100 * accuracy:.1f} %")
+        print(f"wrote {os.path.relpath(file)}")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

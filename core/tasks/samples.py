@@ -29,16 +29,20 @@ class SampleTask(ABC):
 
     A batch holds every modality as float32 (B, ...), images in [0, 1]; the labels; `index`, the
     row's number in the training split; and, for a system with `n_views`, `views`
-    (n_views, B, ...): augmented copies of its first modality. A system may also compose the
+    (n_views, B, ...): augmented copies of its first modality. With an augmentation for each
+    modality the copies of each are in `views/NAME` as well. A system may also compose the
     batches itself (`System.batch_order(columns, batch_size, seed, rank, world_size)`, an
     `EpochOrder`) and add what it draws for their rows (`System.draw(batch, draws)`).
 
     Args:
-        augment: makes one view of a batch of the first modality; needed by systems of views.
+        augment: makes one view of a batch of the first modality, or modality -> what makes one of
+            that modality; needed by systems of views.
         monitor: the metric that chooses checkpoints and configurations.
     """
 
-    def __init__(self, augment: Augment | None = None, monitor: str = "accuracy") -> None:
+    def __init__(
+        self, augment: Augment | dict[str, Augment] | None = None, monitor: str = "accuracy"
+    ) -> None:
         self.augment, self.monitor = augment, monitor
 
     def system_arguments(self, data: Samples) -> dict[str, Any]:
@@ -73,24 +77,37 @@ class SampleTask(ABC):
 
     def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
         n_views, draw = getattr(system, "n_views", 0), getattr(system, "draw", None)
-        first, augment = next(iter(data.inputs)), self.augment
-        if n_views and augment is None:
-            raise DataError(
-                f"{type(system).__name__} learns from augmented views of {first}",
-                fix="say what makes them, e.g. task.augment._target_=core.augment.images."
-                "SimCLRViews; data=digits_demo, images and shards bring theirs",
-            )
+        augments = self._augments(system, data) if n_views else {}
+        first, each = next(iter(data.inputs)), isinstance(self.augment, dict)
 
         def prepare(batch: Batch, draws: Draws) -> Batch:
             batch = as_float(batch, data)
             if draw is not None:
                 batch = batch | draw(batch, draws)
-            if not n_views or augment is None:
-                return batch
-            views = torch.stack([augment(batch[first], draws) for _ in range(n_views)])
-            return batch | {"views": views}
+            made = {}
+            for name, augment in augments.items():
+                views = torch.stack([augment(batch[name], draws) for _ in range(n_views)])
+                made |= {"views": views} if name == first else {}
+                made |= {f"views/{name}": views} if each else {}
+            return batch | made
 
         return prepare
+
+    def _augments(self, system: System, data: Samples) -> dict[str, Augment]:
+        """Modality -> what makes its views, for those that are augmented."""
+        first = next(iter(data.inputs))
+        if isinstance(self.augment, dict):
+            missing = [name for name in data.inputs if name not in self.augment]
+            if not missing:
+                return {name: self.augment[name] for name in data.inputs}
+            first = missing[0]
+        elif self.augment is not None:
+            return {first: self.augment}
+        raise DataError(
+            f"{type(system).__name__} learns from augmented views of {first}",
+            fix="say what makes them, e.g. task.augment._target_=core.augment.images."
+            "SimCLRViews; data=digits_demo, images and shards bring theirs",
+        )
 
     def has_split(self, data: Samples, split: str) -> bool:
         """Whether the split has any rows."""

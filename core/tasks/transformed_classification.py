@@ -1,6 +1,5 @@
 """Classification by systems that may look at several transformed copies of a test sample."""
 
-from collections.abc import Callable
 from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
@@ -44,7 +43,7 @@ class TransformedClassification(Classification):
         """As `Classification`."""
         if not isinstance(system, PredictsFromOneCopy):
             return super().evaluate(system, data, split)
-        single = cast(System, _OneCopy(system.predict_single, getattr(system, "shapes", None)))
+        single = cast(System, OneCopy(system))
         alone = super().evaluate(single, data, split)
         if split == "valid":
             return alone
@@ -57,12 +56,10 @@ def _as_they_are(images: Tensor, draws: Draws) -> Tensor:
     return images
 
 
-class _OneCopy:
-    """A system whose prediction is that from one copy."""
+class OneCopy:
+    """A system whose prediction is that from the untransformed sample alone."""
 
-    def __init__(
-        self, predict: Callable[[Batch], Tensor], shapes: dict[str, list[int]] | None
-    ) -> None:
-        self.predict = predict
-        if shapes is not None:
-            self.shapes = shapes
+    def __init__(self, system: PredictsFromOneCopy) -> None:
+        self.predict = system.predict_single
+        if hasattr(system, "shapes"):
+            self.shapes = system.shapes

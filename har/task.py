@@ -1,0 +1,418 @@
+"""Activity recognition: how systems of skeletons and sensors are evaluated, searched and used."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from core.augment.draws import Draws
+from core.data.checks import DataError
+from core.evaluation.classification import classification
+from core.evaluation.confusion import Confusion
+from core.evaluation.evaluation import Evaluation
+from core.evaluation.index import NeighbourIndex
+from core.evaluation.linear_probe import PENALTIES, LinearProbe
+from core.evaluation.readout import Readout, fit_readout, label_budget, readout_scores
+from core.tasks.classification import Classifier, predict_all
+from core.tasks.samples import Augment, SampleTask, embed_all, joint_embedding
+from core.tasks.transformed_classification import OneCopy, PredictsFromOneCopy
+from core.trainers.system import Batch, System
+from har.data.recordings import IMU, SKELETON
+from har.data.windows import Windows, read_recording, sliding_windows
+
+# Validation must not choose the penalty it is then judged by.
+_VALIDATION_PENALTY = 1e-3
+_KNOWN = ("accuracy", "balanced_accuracy", "macro_f1", "class_retrieval@1", "clip_retrieval@1")
+
+
+class ActivityRecognition(SampleTask):
+    """Accuracy and macro-F1 over all clips and for every subject.
+
+    A system that predicts classes is judged by its predictions. Of any other the features are
+    frozen and a classifier learns from the labelled training windows; what it has to choose, it
+    chooses on the validation subjects. On the validation split itself it is always a linear probe
+    of fixed penalty, so that validation is not judged by its own choice.
+
+    With fewer labels (`accuracy/5_percent`, `accuracy/3_per_class`) a metric is the mean over
+    `n_draws` random choices of the labelled windows, the same for every system.
+
+    A system with projections (`System.project`) of skeleton and IMU is also judged by retrieval
+    from either to the other, both ways averaged: `class_retrieval@1`, the nearest is of the same
+    activity; `clip_retrieval@1`, it is the same clip.
+
+    Args:
+        augment: modality -> what makes one view of it; for systems of views.
+        monitor: the metric that chooses checkpoints and configurations, and that `compare` decides
+            on.
+        classifier: `linear`: logistic regression on the standardised features; `mlp`: a hidden
+            layer for each modality (`core.evaluation.readout`); `fine_tuned`: the same, and the
+            encoders are trained with it.
+        modalities: whose features are read; None: all. One of two shows what an encoder that was
+            trained with both is worth where only one sensor is there.
+        label_fractions: further evaluations with these shares of every activity's labels.
+        labels_per_class: further evaluations with so many labelled windows of every activity.
+        n_draws: random choices of the labelled windows.
+
+    Raises:
+        DataError: the monitor or the classifier is unknown.
+    """
+
+    def __init__(
+        self,
+        augment: Augment | dict[str, Augment] | None = None,
+        monitor: str = "accuracy",
+        classifier: Literal["linear", "mlp", "fine_tuned"] = "linear",
+        modalities: Sequence[str] | None = None,
+        label_fractions: Sequence[float] = (),
+        labels_per_class: Sequence[int] = (),
+        n_draws: int = 5,
+    ) -> None:
+        super().__init__(augment or _as_it_is, monitor)
+        self.classifier, self.modalities, self.n_draws = classifier, modalities, n_draws
+        self.budgets: dict[str, dict[str, Any]] = {
+            f"{100 * share:g}_percent": {"share": share, "per_class": None}
+            for share in label_fractions
+        }
+        self.budgets |= {
+            f"{count}_per_class": {"share": None, "per_class": count} for count in labels_per_class
+        }
+        name, _, budget = monitor.partition("/")
+        if name not in _KNOWN or (budget and budget not in self.budgets):
+            raise DataError(
+                f"task.monitor={monitor}",
+                expected=f"one of {', '.join(_KNOWN)}, or one of the first three with "
+                "/5_percent or /3_per_class and the like, as label_fractions and labels_per_class "
+                "say",
+            )
+        if classifier not in ("linear", "mlp", "fine_tuned"):
+            raise DataError(f"task.classifier={classifier}", expected="linear, mlp or fine_tuned")
+
+    def _prepare(self, system: System, data: Windows) -> Callable[[Batch, Draws], Batch]:
+        make = super()._prepare(system, data)
+
+        def prepare(batch: Batch, draws: Draws) -> Batch:
+            batch = make(batch, draws)
+            if "mask" not in batch:
+                return batch
+            # Padding is zero, also after jitter.
+            views = {k: v for k, v in batch.items() if k.partition("/")[0] == "views"}
+            first = next(iter(data.inputs))
+            for name, view in views.items():
+                is_skeleton = (name.partition("/")[2] or first) == SKELETON
+                real = batch["mask"][:, None, :, None] if is_skeleton else batch["mask"][:, None]
+                views[name] = view * real
+            return batch | views
+
+        return prepare
+
+    def evaluate(self, system: System, data: Windows, split: str) -> Evaluation:
+        """Metrics of a split; the test units are its subjects.
+
+        Raises:
+            DataError: the split has no labelled window, or fewer than two training classes.
+        """
+        rows = _labelled(data, split)
+        if len(rows) == 0:
+            raise DataError(
+                f"the {split} split has no labelled window", fix="choose data.split, or subjects"
+            )
+        if isinstance(system, Classifier):
+            scores = predict_all(system, data, rows)
+            found = self._judged(scores, data, rows)
+            if isinstance(system, PredictsFromOneCopy):
+                single = cast(System, OneCopy(system))
+                alone = self._judged(predict_all(single, data, rows), data, rows)
+                if split == "valid":
+                    return alone
+                found.metrics["single_accuracy"] = alone.metrics["accuracy"]
+            return found
+        found = self._read_out(system, data, rows, split)
+        retrieved = cross_modal_retrieval(system, data, rows)
+        for name, hits in retrieved.items():
+            found.metrics[name] = float(hits.mean())
+            values = hits.cpu().numpy()
+            subjects = data.labels["subject"][rows].cpu().numpy()
+            found.per_unit[name] = _of_units(values, subjects)
+        if self.monitor not in found.metrics:
+            raise DataError(
+                f"task.monitor={self.monitor}: not measured of {type(system).__name__} on these "
+                "data",
+                expected=f"one of {', '.join(found.metrics)}",
+            )
+        return found
+
+    def _read_out(self, system: System, data: Windows, rows: Tensor, split: str) -> Evaluation:
+        train, valid = _labelled(data, "train"), _labelled(data, "valid")
+        features = {name: v.float() for name, v in embed_all(system, data).items()}
+        features = self._of_modalities(features)
+        found = self._judged(
+            self._scores(system, data, features, train, valid, rows, split), data, rows
+        )
+        labels = data.labels["label"]
+        for budget, size in self.budgets.items():
+            if split == "valid" and not self.monitor.endswith(f"/{budget}"):
+                continue
+            draws = []
+            for seed in range(self.n_draws):
+                some = train[label_budget(labels[train], seed=seed, **size)]
+                scores = self._scores(system, data, features, some, valid, rows, split)
+                draws.append(self._judged(scores, data, rows))
+            for name in draws[0].metrics:
+                found.metrics[f"{name}/{budget}"] = float(
+                    np.mean([draw.metrics[name] for draw in draws])
+                )
+            for name in draws[0].per_unit:
+                found.per_unit[f"{name}/{budget}"] = np.mean(
+                    [draw.per_unit[name] for draw in draws], axis=0
+                )
+        return found
+
+    def _of_modalities(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.modalities is None:
+            return {"joint": features["joint"]} if "joint" in features else features
+        missing = [name for name in self.modalities if name not in features]
+        if missing:
+            raise DataError(
+                f"task.modalities={list(self.modalities)}",
+                expected=f"some of {', '.join(features)}",
+            )
+        return {name: features[name] for name in self.modalities}
+
+    def _scores(
+        self,
+        system: System,
+        data: Windows,
+        features: dict[str, Tensor],
+        train: Int64[Tensor, " n"],
+        valid: Int64[Tensor, " v"],
+        rows: Int64[Tensor, " m"],
+        split: str,
+    ) -> Float[Tensor, "m classes"]:
+        """Class scores of some rows, by the classifier that the training rows teach."""
+        labels, n_classes = data.labels["label"], data.n_classes["label"]
+        if split == "valid" or self.classifier == "linear":
+            x = joint_embedding(features)
+            judges = valid if len(valid) else train
+            penalties = PENALTIES if split == "test" and len(valid) else (_VALIDATION_PENALTY,)
+            probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], penalties)
+            scores = probe.scores(x[rows])
+            return torch.nn.functional.pad(scores, (0, n_classes - scores.shape[1]))
+        return self._mlp_scores(system, data, features, train, valid, rows)
+
+    def _mlp_scores(
+        self,
+        system: System,
+        data: Windows,
+        features: dict[str, Tensor],
+        train: Tensor,
+        valid: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
+        labels, n_classes = data.labels["label"], data.n_classes["label"]
+        tuned = self.classifier == "fine_tuned"
+        device = labels.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            dims = {name: of.shape[1] for name, of in features.items()}
+            readout = Readout(dims, n_classes).to(device)
+        encoder = deepcopy(system) if tuned else None
+
+        def encode(some: Tensor) -> dict[str, Tensor]:
+            if encoder is None:
+                return {name: of[some] for name, of in features.items()}
+            batch = {name: values[some] for name, values in data.inputs.items()}
+            return self._of_modalities(encoder.embed(batch))
+
+        fit_readout(
+            readout, encode, (train, labels[train]), (valid, labels[valid]), encoder=encoder
+        )
+        return readout_scores(readout, encode, rows)
+
+    def _judged(self, scores: Tensor, data: Windows, rows: Tensor) -> Evaluation:
+        """Metrics over all rows and for every subject, with the confusion of classes."""
+        labels = data.labels["label"][rows]
+        subjects = data.labels["subject"][rows].cpu().numpy()
+        overall = classification(scores, labels, subjects, "subject")
+        names = data.classes["subject"]
+        table, each = [], []
+        for subject in np.unique(subjects):
+            own = torch.from_numpy(subjects == subject).to(labels.device)
+            of = classification(scores[own], labels[own], subjects[subjects == subject]).metrics
+            each.append((of["accuracy"], of["macro_f1"]))
+            row = {"subject": names[subject], "windows": int(own.sum())}
+            table.append(row | {"accuracy": of["accuracy"], "macro_f1": of["macro_f1"]})
+        values = [np.mean(each, axis=0)]
+        values += [np.std(each, axis=0, ddof=1)] if len(each) > 1 else []
+        for name, (accuracy, macro_f1) in zip(("mean", "SD"), values, strict=False):
+            row = {"subject": name, "windows": None}
+            table.append(row | {"accuracy": float(accuracy), "macro_f1": float(macro_f1)})
+        predicted = scores.argmax(1).cpu().numpy()
+        return Evaluation(
+            overall.metrics,
+            "subject",
+            np.array([names[number] for number in overall.unit_ids]),
+            overall.per_unit,
+            table,
+            Confusion.of(labels.cpu().numpy(), predicted, data.classes["label"]),
+        )
+
+    def search(
+        self,
+        system: System,
+        data: Windows,
+        query: str,
+        k: int,
+        index: NeighbourIndex | None = None,
+    ) -> list[dict[str, Any]]:
+        """The windows of the other modality nearest to `skeleton:ID` or `imu:ID`.
+
+        Across modalities by the projections, of a system that has them for both; its own window of
+        the other modality is among the candidates. Of a system of one modality, its windows
+        nearest to the query, itself left out.
+
+        Raises:
+            DataError: the query names no window that is there.
+        """
+        spaces = _spaces(system, data)
+        kind, _, name = query.partition(":")
+        if kind not in spaces or not name:
+            raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in spaces))
+        if name not in data.ids:
+            raise DataError(
+                f"query={query}: no such id in the data",
+                expected=f"one of {len(data.ids)} ids such as {', '.join(data.ids[:3])}",
+            )
+        own = data.ids.index(name)
+        across = len(spaces) > 1
+        target = next(k for k in spaces if k != kind) if across else kind
+        vector, wanted = spaces[kind][own : own + 1], min(k + 1, len(data.ids))
+        if index is None:
+            scores, rows = (spaces[target] @ vector[0]).topk(wanted)
+            found = list(zip(rows.tolist(), scores.tolist(), strict=True))
+        else:
+            near, numbers = index.search(target, vector.cpu().numpy(), wanted)
+            found = list(zip(numbers[0].tolist(), near[0].tolist(), strict=True))
+        if not across:
+            found = [(row, score) for row, score in found if row != own]
+        return [
+            {"rank": rank, target: data.ids[row], "cosine": score} | self._labels(data, row)
+            for rank, (row, score) in enumerate(found[:k], 1)
+        ]
+
+    def index_spaces(self, system: System, data: Windows) -> dict[str, tuple[Tensor, Tensor]]:
+        """Modality -> its unit vectors, and those that will be the queries."""
+        spaces = _spaces(system, data)
+        names = list(spaces)
+        return {name: (spaces[name], spaces[other]) for name, other in zip(names, names[::-1])}
+
+    def draw_search(
+        self, data: Windows, query: str, rows: list[dict[str, Any]], file: Path
+    ) -> None:
+        """Writes a picture of the query above what was found: skeletons beside sensor traces."""
+        from har.data.pictures import draw_search
+
+        kind, _, name = query.partition(":")
+        target = next(k for k in (SKELETON, IMU) if k in rows[0])
+        found = [row | {"id": row[target]} for row in rows]
+        own = data.ids.index(name)
+        asked = {"id": name, "searched": kind} | self._labels(data, own)
+        draw_search(data, asked, found, file)
+
+    def predict(
+        self, system: System, data: Windows, file: str, seconds: float, step: float
+    ) -> pl.DataFrame:
+        """The activity in every window that slides over a recording.
+
+        A system that does not know the classes gets the linear probe of `evaluate`.
+
+        Args:
+            system: trained.
+            data: those of its training; they teach the probe and scale the new values.
+            file: one recording, see `har.data.windows.read_recording`.
+            seconds: length of a window.
+            step: seconds from one window to the next.
+
+        Returns:
+            `start`, `end` in seconds, `activity`, `probability` of each window.
+        """
+        recording = read_recording(file, data)
+        inputs, starts = sliding_windows(recording, data, seconds, step)
+        device = data.labels["label"].device
+        batch = {name: values.to(device) for name, values in inputs.items()}
+        with torch.no_grad():
+            if isinstance(system, Classifier):
+                probabilities = system.predict(batch).softmax(1)
+            else:
+                train, valid = _labelled(data, "train"), _labelled(data, "valid")
+                labels = data.labels["label"]
+                x = joint_embedding(self._of_modalities(embed_all(system, data))).float()
+                judges = valid if len(valid) else train
+                probe = LinearProbe.fit(
+                    x[train], labels[train], x[judges], labels[judges], PENALTIES
+                )
+                new = joint_embedding(self._of_modalities(system.embed(batch))).float()
+                probabilities = probe.scores(new)
+        best = probabilities.max(1)
+        names = data.classes["label"]
+        return pl.DataFrame(
+            {
+                "start": starts,
+                "end": [start + seconds for start in starts],
+                "activity": [names[number] for number in best.indices.tolist()],
+                "probability": best.values.tolist(),
+            }
+        )
+
+
+def cross_modal_retrieval(
+    system: System, data: Windows, rows: Int64[Tensor, " n"]
+) -> dict[str, Float[Tensor, " n"]]:
+    """Whether the nearest projection of the other modality is of the same class, and clip.
+
+    The mean of both directions for every window; nothing for a system without projections of two
+    modalities. The candidates are the rows themselves.
+    """
+    if getattr(system, "project", None) is None:
+        return {}
+    spaces = list(embed_all(system, data, rows, projected=True).values())
+    if len(spaces) != 2:
+        return {}
+    cosines = normalize(spaces[0], dim=1) @ normalize(spaces[1], dim=1).T
+    labels = data.labels["label"][rows]
+    places = torch.arange(len(rows), device=rows.device)
+    nearest = [cosines.argmax(1), cosines.argmax(0)]
+    same_class = torch.stack([(labels[near] == labels).float() for near in nearest])
+    same_clip = torch.stack([(near == places).float() for near in nearest])
+    return {"class_retrieval@1": same_class.mean(0), "clip_retrieval@1": same_clip.mean(0)}
+
+
+def _spaces(system: System, data: Windows) -> dict[str, Float[Tensor, "n dim"]]:
+    """Modality -> unit vectors that can be compared with each other."""
+    if getattr(system, "project", None) is not None:
+        projected = embed_all(system, data, projected=True)
+        if len(projected) > 1:
+            return {name: normalize(vectors, dim=1) for name, vectors in projected.items()}
+    name, vectors = next(iter(embed_all(system, data).items()))
+    return {name: normalize(vectors.float(), dim=1)}
+
+
+def _labelled(data: Windows, split: str) -> Int64[Tensor, " rows"]:
+    rows = data.splits[split]
+    return rows[data.labels["label"][rows] >= 0]
+
+
+def _of_units(values: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Values of units whose mean is the mean of all rows."""
+    ids, unit_of_row = np.unique(units, return_inverse=True)
+    return np.bincount(unit_of_row, weights=values) * len(ids) / len(values)
+
+
+def _as_it_is(x: Tensor, draws: Draws) -> Tensor:
+    return x
