@@ -50,7 +50,10 @@ def fourier_resample_all(
 
 
 def normalise_skeleton(
-    skeleton: Float[Tensor, "*batch 3 time joints"], root: int = 2, bone: tuple[int, int] = (1, 2)
+    skeleton: Float[Tensor, "*batch 3 time joints"],
+    root: int = 2,
+    bone: tuple[int, int] = (1, 2),
+    first: Float[Tensor, "*batch 3 joints"] | None = None,
 ) -> Float[Tensor, "*batch 3 time joints"]:
     """Moves the root of frame 0 into the origin and makes the bone of frame 0 of length 1.
 
@@ -58,10 +61,18 @@ def normalise_skeleton(
         skeleton: coordinates in any unit; UTD-MHAD's own (20, 3, T) is `permute(1, 2, 0)` of it.
         root: number of the joint that becomes the origin.
         bone: numbers of the two joints whose distance becomes the unit.
+        first: the frame to take for frame 0, where `skeleton` is resampled already.
     """
-    first = skeleton[..., :1, :]
-    size = (first[..., bone[0]] - first[..., bone[1]]).norm(dim=-2, keepdim=True)
-    return (skeleton - first[..., root, None]) / size[..., None]
+    first = skeleton[..., 0, :] if first is None else first
+    size = bone_length(first, bone)[..., None, None, None]
+    return (skeleton - first[..., root, None, None]) / size
+
+
+def bone_length(
+    frame: Float[Tensor, "*batch 3 joints"], bone: tuple[int, int]
+) -> Float[Tensor, " *batch"]:
+    """Distance of two joints."""
+    return (frame[..., bone[0]] - frame[..., bone[1]]).norm(dim=-1)
 
 
 def resample_at(
