@@ -348,7 +348,7 @@ def print_metrics(evaluation: Evaluation, title: str, monitor: str) -> None:
     print_table(list(rows.values()), title)
     if evaluation.table:
         print_table(evaluation.table, f"{title}, by {evaluation.unit}")
-    if monitor in evaluation.per_unit:
+    if monitor in evaluation.per_unit and len(evaluation.unit_ids) > 1:
         interval = bootstrap_mean(evaluation.per_unit[monitor])
         print(
             f"{monitor} {interval.mean:.4f}, 95 % interval over {interval.n} {evaluation.unit}s "

@@ -21,10 +21,18 @@ class EpochOrder:
         seed: of the order.
         rank: number of this process.
         world_size: processes that share a batch.
+        drop_last: leave out a shorter last batch, unless it is the only one. Batch norm over a few
+            rows is noise, and over one row impossible.
     """
 
     def __init__(
-        self, n_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        n_rows: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
     ) -> None:
         if n_rows == 0:
             raise DataError("there is nothing to train on: the training split is empty")
@@ -35,11 +43,13 @@ class EpochOrder:
             )
         self.n_rows, self.batch_size, self.seed = n_rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self.drop_last = drop_last
         self.batches_given = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return -(-self.n_rows // self.batch_size)
+        whole = self.n_rows // self.batch_size
+        return whole if whole and self.drop_last else -(-self.n_rows // self.batch_size)
 
     @property
     def epoch(self) -> int:

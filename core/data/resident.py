@@ -24,6 +24,7 @@ class ResidentLoader:
         draw: (shuffled columns of the epoch, random stream) -> further columns of the same rows,
             drawn anew every epoch, e.g. sampled negatives.
         prepare: (batch, random numbers for its rows) -> batch, e.g. with augmented views.
+        drop_last: see `EpochOrder`.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class ResidentLoader:
         world_size: int = 1,
         draw: Draw | None = None,
         prepare: Prepare | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.columns, self.draw, self.prepare = columns, draw, prepare
         n_rows = len(next(iter(columns.values())))
-        self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size)
+        self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size, drop_last)
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""

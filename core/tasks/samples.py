@@ -38,7 +38,12 @@ class SampleTask(ABC):
         augment: makes one view of a batch of the first modality, or modality -> what makes one of
             that modality; needed by systems of views.
         monitor: the metric that chooses checkpoints and configurations.
+
+    Attributes:
+        drop_last: whether training leaves out a shorter last batch.
     """
+
+    drop_last = False
 
     def __init__(
         self, augment: Augment | dict[str, Augment] | None = None, monitor: str = "accuracy"
@@ -69,7 +74,9 @@ class SampleTask(ABC):
         """
         columns = data.columns("train")
         prepare = self._prepare(system, data)
-        loader = ResidentLoader(columns, batch_size, seed, rank, world_size, prepare=prepare)
+        loader = ResidentLoader(
+            columns, batch_size, seed, rank, world_size, prepare=prepare, drop_last=self.drop_last
+        )
         if hasattr(system, "batch_order"):
             compose: Callable[..., EpochOrder] = system.batch_order  # type: ignore[assignment]
             loader.order = compose(columns, batch_size, seed, rank, world_size)

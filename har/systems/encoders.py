@@ -9,7 +9,6 @@ from core.data.checks import DataError
 from core.encoders.build import build_encoder
 from har.data.recordings import IMU, SKELETON
 
-
 PUBLISHED = {
     SKELETON: {"_target_": "core.encoders.cooccurrence.CooccurrenceCNN"},
     IMU: {"_target_": "core.encoders.csshar.CSSHAR"},

@@ -4,8 +4,9 @@ Choi, Beedu, Essa, 2023 (arXiv 2309.01262). CMC of skeleton and inertial sensors
 negatives of an anchor are weighted by their closeness to it, and the loss is corrected for those
 that are of the anchor's own activity. No code of the authors is known: the loss is that of
 Robinson et al. (ICLR 2021, arXiv 2010.04592), encoders and projections are those of CMC.
-Decided here, where the paper is silent: the negatives are those of the other modality, so that
-`beta = tau_plus = 0` is CMC exactly; `negatives = all` takes both modalities' as Robinson et al. do.
+Decided here, where we do not know the paper: the negatives are those of the other modality, so
+that `beta = tau_plus = 0` is CMC exactly; `negatives = all` takes both modalities' as Robinson et
+al. do.
 """
 
 from collections.abc import Sequence

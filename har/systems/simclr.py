@@ -1,7 +1,7 @@
 """SimCLR on one sensor: two augmented views of a window attract (ICML 2020, arXiv 2002.05709).
 
-With the projection and the encoders of CMC, as the baselines of its multimodal methods are (Brinzea,
-Khaertdinov and Asteriadis, IJCNN 2022, arXiv 2205.10071).
+With the projection and the encoders of CMC, as the single sensors in the tables of Brinzea,
+Khaertdinov and Asteriadis (IJCNN 2022, arXiv 2205.10071).
 """
 
 from collections.abc import Sequence

@@ -111,3 +111,12 @@ def test_nothing_to_train_on_is_refused() -> None:
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(DataError, match=r"a batch of 3 rows .* 4 processes"):
         EpochOrder(10, 3, seed=0, rank=0, world_size=4)
+
+
+def test_a_shorter_last_batch_can_be_left_out() -> None:
+    order = EpochOrder(10, 4, seed=0, drop_last=True)
+    assert len(order) == 2
+    assert [share.stop - share.start for share in order.shares()] == [4, 4]
+    assert order.epoch == 1
+    only = EpochOrder(3, 4, seed=0, drop_last=True)
+    assert [share.stop - share.start for share in only.shares()] == [3]
