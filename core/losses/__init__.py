@@ -12,6 +12,7 @@ gradient of the whole batch (see `core.distributed`).
 from core.losses.barlow_twins import barlow_twins
 from core.losses.bpr import bpr, embedding_penalty
 from core.losses.byol import byol
+from core.losses.cmkm import cmkm
 from core.losses.dcl import dcl
 from core.losses.debiased import debiased
 from core.losses.deepcluster import deepcluster, spherical_kmeans
@@ -57,6 +58,7 @@ __all__ = [
     "bpr",
     "byol",
     "cached_backward",
+    "cmkm",
     "code_diversity",
     "code_perplexity",
     "coding_rate",

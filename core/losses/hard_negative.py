@@ -1,12 +1,14 @@
 """Contrast with hard negatives, corrected for negatives that are positives in truth."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from core.distributed import global_mean
 from core.losses.precision import full_precision
-from core.losses.rows import Gather, Rows, both, two_view_scores, unit
+from core.losses.rows import Gather, Rows, both, other_view_scores, two_view_scores, unit
 
 
 @full_precision
@@ -17,6 +19,7 @@ def hard_negative(
     *,
     tau_plus: float = 0.1,
     beta: float = 1.0,
+    negatives: Literal["all", "cross"] = "all",
     normalize: bool = True,
     valid: Bool[Tensor, " batch"] | None = None,
     ids: Shaped[Tensor, " batch"] | None = None,
@@ -26,7 +29,8 @@ def hard_negative(
 
     Robinson et al. 2021, eq. 4: N_g = max((-N τ⁺ e^{pos} + Σ_j w_j e^{neg_j}) / (1 - τ⁺),
     N e^{-1/τ}) over the N negatives of an anchor, w_j = e^{β neg_j} / mean_k e^{β neg_k}. The
-    gradient also flows through the weights, as in the authors' code. β = 0 is the debiased loss.
+    gradient also flows through the weights, as in the authors' code. β = 0 is the debiased loss;
+    with τ⁺ = 0 as well it is `nt_xent`, or with the negatives of the other view alone `info_nce`.
     All is computed on logarithms, so that no logit overflows. Further arguments as in `info_nce`.
 
     Args:
@@ -35,6 +39,8 @@ def hard_negative(
         temperature: divisor τ.
         tau_plus: prior τ⁺ that a negative is of the anchor's class, in [0, 1).
         beta: concentration β on hard negatives, 0.5 to 2 in the paper.
+        negatives: of an anchor, the other samples in both views, N = 2B - 2, or for two modalities
+            in the other view only, N = B - 1 (Choi et al. 2023).
         normalize: see `info_nce`.
         valid: see `info_nce`.
         ids: see `info_nce`.
@@ -45,15 +51,16 @@ def hard_negative(
     """
     rows = Rows.of(a, gather, valid, ids)
     a, b = (unit(rows.keep_valid(x), normalize) for x in (a, b))
-    positive, negatives = two_view_scores(a, b, temperature, rows)
-    is_negative = ~negatives.isneginf()
+    scored = two_view_scores if negatives == "all" else other_view_scores
+    positive, scores = scored(a, b, temperature, rows)
+    is_negative = ~scores.isneginf()
     count = is_negative.sum(1)
     alone = count == 0
-    negatives = negatives.masked_fill(alone[:, None], 0)
+    scores = scores.masked_fill(alone[:, None], 0)
     log_count = count.clamp(min=1).to(positive.dtype).log()
     # -inf times a β of 0 is NaN, so the entries that are no negatives are masked once more.
-    weights = (beta * negatives).masked_fill(~(is_negative | alone[:, None]), -torch.inf)
-    log_sum = log_count + (weights + negatives).logsumexp(1) - weights.logsumexp(1)
+    weights = (beta * scores).masked_fill(~(is_negative | alone[:, None]), -torch.inf)
+    log_sum = log_count + (weights + scores).logsumexp(1) - weights.logsumexp(1)
     floor = log_count - 1 / temperature
     shift = torch.stack([positive, log_sum, floor]).amax(0).detach()
     scaled_positive = (positive - shift).exp()

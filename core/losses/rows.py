@@ -145,6 +145,22 @@ def two_view_scores(
     return (anchors * torch.cat([b, a])).sum(1), scores
 
 
+def other_view_scores(
+    a: Float[Tensor, "n dim"],
+    b: Float[Tensor, "n dim"],
+    temperature: float | Tensor,
+    rows: Rows,
+) -> tuple[Float[Tensor, " 2*n"], Float[Tensor, "2*n N"]]:
+    """`two_view_scores` with the rows of the other view as the only candidates."""
+    no_negative = rows.pairs(a.device)
+    excluded = rows.excluded()
+    if excluded is not None:
+        no_negative = no_negative | excluded
+    own, other = (x / temperature for x in (a, b))
+    scores = torch.cat([own @ rows.everywhere(b).T, other @ rows.everywhere(a).T])
+    return (own * b).sum(1).repeat(2), scores.masked_fill(no_negative.repeat(2, 1), -torch.inf)
+
+
 def both(valid: Bool[Tensor, " n"] | None) -> Bool[Tensor, " 2*n"] | None:
     """The mask of n pairs for their 2n anchors."""
     return None if valid is None else valid.repeat(2)

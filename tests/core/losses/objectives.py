@@ -168,6 +168,10 @@ MASKABLE: dict[str, Objective] = {
     "dclw": lambda a, b, batch, **o: losses.dcl(a, b, 0.3, sigma=0.5, **o),
     "debiased": lambda a, b, batch, **o: losses.debiased(a, b, **o),
     "hard_negative": lambda a, b, batch, **o: losses.hard_negative(a, b, **o),
+    "hard_negative_cross": lambda a, b, batch, **o: losses.hard_negative(
+        a, b, negatives="cross", **o
+    ),
+    "cmkm": lambda a, b, batch, **o: losses.cmkm(a, b, batch.x, batch.y, 0.3, **o),
     "supcon": lambda a, b, batch, **o: losses.supcon(torch.stack([a, b]), batch.label, 0.3, **o),
     "supcon_first": lambda a, b, batch, **o: losses.supcon(
         torch.stack([a, b]), batch.label, 0.3, anchors="first", **o

@@ -135,6 +135,8 @@ EXTREME = {
     "dclw": lambda a, b: losses.dcl(a, b, 0.002, sigma=0.002),
     "debiased": lambda a, b: losses.debiased(a, b, 0.002),
     "hard_negative": lambda a, b: losses.hard_negative(a, b, 0.002),
+    "hard_negative_cross": lambda a, b: losses.hard_negative(a, b, 0.002, negatives="cross"),
+    "cmkm": lambda a, b: losses.cmkm(a, b, b, a, 0.002),
     "supcon": lambda a, b: losses.supcon(torch.stack([a, b]), torch.tensor([0, 1] * 3), 0.002),
     "bimodal": lambda a, b: losses.BimodalGlobalContrastiveLoss((6, 6), 0.002)(
         a, b, torch.arange(6), torch.arange(6)
@@ -195,11 +197,13 @@ def _by_definition(name: str, a: Tensor, b: Tensor, ids: list[int]) -> Tensor:
         similarities = z @ z[anchor] / temperature
         positive = similarities[(anchor + n) % (2 * n)]
         others = [k for k in range(2 * n) if ids[k % n] != ids[anchor % n]]
+        if name == "hard_negative_cross":
+            others = [k for k in others if k // n != anchor // n]
         negatives = similarities[others].exp()
         if name == "dcl":
             terms.append(negatives.sum().log() - positive)
             continue
-        weights = negatives / negatives.mean() if name == "hard_negative" else 1
+        weights = negatives / negatives.mean() if name.startswith("hard_negative") else 1
         tau_plus, count = 0.1, len(others)
         spread = (weights * negatives).sum() - count * tau_plus * positive.exp()
         spread = (spread / (1 - tau_plus)).clamp(min=count * torch.tensor(-1 / temperature).exp())
@@ -208,14 +212,16 @@ def _by_definition(name: str, a: Tensor, b: Tensor, ids: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 1, 0]])
-@pytest.mark.parametrize("name", ["dcl", "debiased", "hard_negative"])
+@pytest.mark.parametrize("name", ["dcl", "debiased", "hard_negative", "hard_negative_cross"])
 def test_negatives_by_definition(name: str, ids: list[int]) -> None:
     batch = make_batch()
     loss = MASKABLE[name](batch.x, batch.y, batch, ids=torch.tensor(ids))
     torch.testing.assert_close(loss, _by_definition(name, batch.x, batch.y, ids))
 
 
-@pytest.mark.parametrize("name", ["siglip", "dcl", "debiased", "hard_negative"])
+@pytest.mark.parametrize(
+    "name", ["siglip", "dcl", "debiased", "hard_negative", "hard_negative_cross", "cmkm"]
+)
 def test_anchors_without_negatives_stay_finite(name: str) -> None:
     batch = make_batch()
     a = batch.x.clone().requires_grad_()

@@ -1,11 +1,14 @@
 """Skeletons, inertial sensors and their contrast on the reference cases."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core.encoders.cooccurrence import CooccurrenceCNN
+from core.losses import hard_negative, info_nce
 from har.data.generator import Clip, clip_pose, inertial
 
 Arrays = dict[str, np.ndarray]
@@ -66,3 +69,46 @@ def generator(inputs: Arrays, params: Params) -> Arrays:
         outputs[f"out_clip{number}_skeleton"] = joints.transpose(1, 2, 0)[:, :, ::4]
         outputs[f"out_clip{number}_inertial"] = imu[::4]
     return outputs
+
+
+def _gradients(
+    loss: Callable[[Tensor, Tensor], Tensor], inputs: Arrays, name: str
+) -> dict[str, np.ndarray]:
+    skeleton, inertial = (
+        torch.tensor(inputs[key], requires_grad=True) for key in ("z_skeleton", "z_inertial")
+    )
+    of_skeleton, of_inertial = torch.autograd.grad(loss(skeleton, inertial), (skeleton, inertial))
+    return {
+        f"grad_z_skeleton_{name}": of_skeleton.numpy(),
+        f"grad_z_inertial_{name}": of_inertial.numpy(),
+    }
+
+
+def losses(inputs: Arrays, params: Params) -> Arrays:
+    """CMC, and the contrast with hard negatives of both modalities or of the other one."""
+    tau, beta, tau_plus = (params[name] for name in ("temperature", "beta", "tau_plus"))
+    z = torch.tensor(inputs["z_skeleton"]), torch.tensor(inputs["z_inertial"])
+
+    def cmc(a: Tensor, b: Tensor) -> Tensor:
+        return info_nce(a, b, tau)
+
+    def of_all(a: Tensor, b: Tensor) -> Tensor:
+        return hard_negative(a, b, tau, beta=beta, tau_plus=tau_plus)
+
+    def cross(a: Tensor, b: Tensor, prior: float = tau_plus) -> Tensor:
+        return hard_negative(a, b, tau, beta=beta, tau_plus=prior, negatives="cross")
+
+    cosines = torch.nn.functional.normalize(z[0]) @ torch.nn.functional.normalize(z[1]).T
+    others = ~torch.eye(len(cosines), dtype=torch.bool)
+    out = {
+        "out_mm_ntxent": cmc(*z),
+        "out_pos_mean": cosines.diagonal().mean(),
+        "out_neg_mean": cosines[others].mean(),
+        "out_hcl_all": of_all(*z),
+        "out_hcl_easy": hard_negative(*z, tau, beta=0, tau_plus=0),  # a plain sum
+        "out_cross_hard": cross(*z),
+        "out_cross_hard_tau_plus_half": cross(*z, 0.5),
+    }
+    named = {"mm_ntxent": cmc, "hcl_all": of_all, "cross_hard": cross}
+    gradients = [_gradients(loss, inputs, name) for name, loss in named.items()]
+    return {k: v.numpy() for k, v in out.items()} | gradients[0] | gradients[1] | gradients[2]
