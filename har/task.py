@@ -24,8 +24,10 @@ from core.tasks.classification import Classifier, predict_all
 from core.tasks.samples import Augment, SampleTask, embed_all, joint_embedding
 from core.tasks.transformed_classification import OneCopy, PredictsFromOneCopy
 from core.trainers.system import Batch, System
+from har.data.cut import sliding_windows
+from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
-from har.data.windows import Windows, read_recording, sliding_windows
+from har.data.windows import Windows, scaled, unscaled
 
 # Validation must not choose the penalty it is then judged by.
 _VALIDATION_PENALTY = 1e-3
@@ -63,6 +65,8 @@ class ActivityRecognition(SampleTask):
     Raises:
         DataError: the monitor or the classifier is unknown.
     """
+
+    drop_last = True  # as published: all encoders and projections have batch norm
 
     def __init__(
         self,
@@ -310,20 +314,35 @@ class ActivityRecognition(SampleTask):
         """Modality -> its unit vectors, and those that will be the queries."""
         spaces = _spaces(system, data)
         names = list(spaces)
-        return {name: (spaces[name], spaces[other]) for name, other in zip(names, names[::-1])}
+        asked = zip(names, reversed(names), strict=True)
+        return {name: (spaces[name], spaces[other]) for name, other in asked}
 
     def draw_search(
         self, data: Windows, query: str, rows: list[dict[str, Any]], file: Path
     ) -> None:
         """Writes a picture of the query above what was found: skeletons beside sensor traces."""
-        from har.data.pictures import draw_search
+        from har.data.pictures import Shown, draw_search
 
-        kind, _, name = query.partition(":")
+        def shown(name: str, cosine: float | None = None) -> Shown:
+            row = data.ids.index(name)
+            said = self._labels(data, row)
+            values = {k: of.cpu().numpy() for k, of in unscaled(data, row).items()}
+            seconds = None if data.rate is None else data.steps / data.rate
+            return Shown(
+                name,
+                said["label"],
+                said["subject"],
+                values.get(SKELETON),
+                values.get(IMU),
+                seconds,
+                cosine,
+            )
+
         target = next(k for k in (SKELETON, IMU) if k in rows[0])
-        found = [row | {"id": row[target]} for row in rows]
-        own = data.ids.index(name)
-        asked = {"id": name, "searched": kind} | self._labels(data, own)
-        draw_search(data, asked, found, file)
+        found = [shown(row[target], row["cosine"]) for row in rows]
+        query_row = shown(query.partition(":")[2])
+        unit = "bone lengths"  # skeletons are scaled window by window
+        draw_search(query_row, found, file, data.joints, data.edges, data.channels, unit)
 
     def predict(
         self, system: System, data: Windows, file: str, seconds: float, step: float
@@ -335,36 +354,35 @@ class ActivityRecognition(SampleTask):
         Args:
             system: trained.
             data: those of its training; they teach the probe and scale the new values.
-            file: one recording, see `har.data.windows.read_recording`.
-            seconds: length of a window.
+            file: one recording, see `har.data.readers.read_recording`.
+            seconds: length of a window, of a model of whole clips.
             step: seconds from one window to the next.
 
         Returns:
             `start`, `end` in seconds, `activity`, `probability` of each window.
         """
-        recording = read_recording(file, data)
-        inputs, starts = sliding_windows(recording, data, seconds, step)
-        device = data.labels["label"].device
-        batch = {name: values.to(device) for name, values in inputs.items()}
-        with torch.no_grad():
-            if isinstance(system, Classifier):
+        recording = read_recording(file, data.cut.modalities)
+        labels = data.labels["label"]
+        inputs, starts = sliding_windows(recording, data.cut, seconds, step, labels.device)
+        lengths = torch.full((len(starts),), data.steps, device=labels.device)
+        batch = scaled(inputs, data.scaling, lengths)
+        if isinstance(system, Classifier):
+            with torch.no_grad():
                 probabilities = system.predict(batch).softmax(1)
-            else:
-                train, valid = _labelled(data, "train"), _labelled(data, "valid")
-                labels = data.labels["label"]
-                x = joint_embedding(self._of_modalities(embed_all(system, data))).float()
-                judges = valid if len(valid) else train
-                probe = LinearProbe.fit(
-                    x[train], labels[train], x[judges], labels[judges], PENALTIES
-                )
+        else:
+            train, valid = _labelled(data, "train"), _labelled(data, "valid")
+            judges = valid if len(valid) else train
+            x = joint_embedding(self._of_modalities(embed_all(system, data))).float()
+            probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], PENALTIES)
+            with torch.no_grad():
                 new = joint_embedding(self._of_modalities(system.embed(batch))).float()
-                probabilities = probe.scores(new)
-        best = probabilities.max(1)
-        names = data.classes["label"]
+            probabilities = probe.scores(new)
+        best, names = probabilities.max(1), data.classes["label"]
+        length = seconds if data.cut.seconds is None else data.cut.seconds
         return pl.DataFrame(
             {
                 "start": starts,
-                "end": [start + seconds for start in starts],
+                "end": [start + length for start in starts],
                 "activity": [names[number] for number in best.indices.tolist()],
                 "probability": best.values.tolist(),
             }

@@ -224,6 +224,14 @@ def scaled(
     }
 
 
+def unscaled(windows: Windows, row: int) -> dict[str, Float[Tensor, "..."]]:
+    """The inputs of one window as they were before `scaled`."""
+    inputs = {name: values[row] for name, values in windows.inputs.items()}
+    for name, (mean, by) in windows.scaling.items():
+        inputs[name] = inputs[name] * by + mean
+    return inputs
+
+
 def _scaling(pieces: Pieces, train: Tensor) -> Scaling:
     mask = _mask(pieces.lengths[train], _steps(pieces.inputs))
     scaling = {}
