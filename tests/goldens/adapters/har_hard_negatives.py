@@ -10,6 +10,7 @@ from torch import Tensor
 from core.encoders.cooccurrence import CooccurrenceCNN
 from core.losses import hard_negative, info_nce
 from har.data.generator import Clip, clip_pose, inertial
+from har.data.resample import fourier_resample, normalise_skeleton
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -112,3 +113,18 @@ def losses(inputs: Arrays, params: Params) -> Arrays:
     named = {"mm_ntxent": cmc, "hcl_all": of_all, "cross_hard": cross}
     gradients = [_gradients(loss, inputs, name) for name, loss in named.items()]
     return {k: v.numpy() for k, v in out.items()} | gradients[0] | gradients[1] | gradients[2]
+
+
+def preprocess(inputs: Arrays, params: Params) -> Arrays:
+    """A clip of UTD-MHAD as the encoders get it."""
+    joints = torch.tensor(inputs["skeleton"]).permute(1, 2, 0)  # (3, time, joints)
+    root, size = params["anchor_joint"], params["size"]
+    first, second = params["distance_joints"]
+    normalised = normalise_skeleton(joints, root, (first, second))
+    bone = joints[:, 0, first] - joints[:, 0, second]
+    return {
+        "out_recentered": (normalised * bone.norm()).permute(2, 0, 1).numpy(),
+        "out_normalized": normalised.permute(2, 0, 1).numpy(),
+        "out_skeleton": fourier_resample(normalised, size, dim=1).numpy(),
+        "out_inertial": fourier_resample(torch.tensor(inputs["inertial"]).T, size).numpy(),
+    }
