@@ -232,7 +232,7 @@ def predict(config: DictConfig) -> None:
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     table = task.predict(system, data, **OmegaConf.to_container(config.predict, resolve=True))
-    print_table(table.to_dicts(), str(config.predict.file))
+    print_table(table.to_dicts(), Path(config.predict.file).name)
     if config.out is not None:
         table.write_parquet(config.out)
         print(f"wrote {config.out}")
