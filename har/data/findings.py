@@ -34,6 +34,11 @@ class Findings:
             warnings.warn(message, stacklevel=3)
         self.warnings.append(message)
 
+    def note(self, message: str) -> None:
+        """Keeps a remark that loading passes over in silence."""
+        if not self.strict:
+            self.warnings.append(message)
+
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Turns an error raised inside into a problem, so that what follows is read as well."""

@@ -5,11 +5,23 @@ from pathlib import Path
 
 from core.data.checks import DataError
 from har.data.findings import Findings
+from har.data.harnet import read_harnet
+from har.data.layout import STREAMS, read_layout, read_layout_file
 from har.data.recordings import IMU, SKELETON, Recordings
+from har.data.skeleton_pickle import read_skeleton_pickle
 from har.data.utd_mhad import read_utd_clip, read_utd_mhad
 
-FORMATS = ("utd_mhad",)
-_EXPECTED = "a folder with Skeleton/ and Inertial/ (UTD-MHAD)"
+_READERS = {
+    "utd_mhad": read_utd_mhad,
+    "layout": read_layout,
+    "harnet": read_harnet,
+    "skeleton_pickle": read_skeleton_pickle,
+}
+FORMATS = tuple(_READERS)
+_EXPECTED = (
+    f"a folder with Skeleton/ and Inertial/ (UTD-MHAD), with {STREAMS} (a team's own), with X.npy, "
+    "Y.npy and pid.npy (harnet), or a .pkl file (skeletons)"
+)
 
 
 def read_recordings(
@@ -36,19 +48,24 @@ def read_recordings(
         )
     if not path.exists():
         raise DataError("no such folder or file", path=path, expected=_EXPECTED)
-    if format == "auto":
-        format = _format_of(path)
-    if format == "utd_mhad":
-        return read_utd_mhad(path, modalities, findings=findings)
-    raise DataError(f"data.format={format}", expected=", ".join(("auto", *FORMATS)))
+    name = _format_of(path) if format == "auto" else format
+    if name not in _READERS:
+        raise DataError(f"data.format={format}", expected=", ".join(("auto", *FORMATS)))
+    return _READERS[name](path, modalities, findings=findings)
 
 
-def read_recording(file: str | Path, modalities: Sequence[str] = (SKELETON, IMU)) -> Recordings:
+def read_recording(
+    file: str | Path,
+    modalities: Sequence[str] = (SKELETON, IMU),
+    like: str | Path | None = None,
+) -> Recordings:
     """Reads one recording from its own file, as it would come from a device.
 
     Args:
-        file: `aA_sS_tT_inertial.mat` or `aA_sS_tT_skeleton.mat`.
+        file: a .npz or .parquet file of a team's own layout, or `aA_sS_tT_inertial.mat` or
+            `aA_sS_tT_skeleton.mat`, whose partner is looked for.
         modalities: what to read.
+        like: the folder whose `streams.yaml` describes the file, where it lies elsewhere.
 
     Raises:
         DataError: the file is not there, is in no known format, or its reader refuses it.
@@ -58,10 +75,20 @@ def read_recording(file: str | Path, modalities: Sequence[str] = (SKELETON, IMU)
         raise DataError("no such file", path=file)
     if file.suffix == ".mat":
         return read_utd_clip(file, modalities)
-    raise DataError("in no known format", path=file, expected="a .mat file of UTD-MHAD")
+    if file.suffix in (".npz", ".parquet"):
+        return read_layout_file(file, modalities, like)
+    raise DataError("in no known format", path=file, expected=".npz, .parquet, or .mat of UTD-MHAD")
 
 
 def _format_of(path: Path) -> str:
+    if path.suffix in (".pkl", ".pickle"):
+        return "skeleton_pickle"
     if (path / "Skeleton").is_dir() or (path / "Inertial").is_dir():
         return "utd_mhad"
+    if (path / STREAMS).is_file():
+        return "layout"
+    if (path / "X.npy").is_file():
+        return "harnet"
+    if any(path.glob("*.pkl")) or any(path.glob("*.pickle")):
+        return "skeleton_pickle"
     raise DataError("recordings in no known format", path=path, expected=_EXPECTED)

@@ -79,8 +79,9 @@ def resample_at(
     x: Float[Tensor, "time ..."],
     rate: float,
     start: float,
-    times: Float[Tensor, " steps"],
     new_rate: float,
+    new_start: float,
+    steps: int,
 ) -> Float[Tensor, "steps ..."]:
     """Values of a series at the times of another clock, band-limited to both rates.
 
@@ -91,14 +92,21 @@ def resample_at(
         x: one or more channels along dimension 0.
         rate: samples a second of `x`.
         start: seconds of its first sample.
-        times: float64 seconds, on the clock that `start` is on.
-        new_rate: samples a second of `times`; what a clock as slow as that cannot hold is removed.
+        new_rate: samples a second afterwards; what a clock as slow as that cannot hold is removed.
+        new_start: seconds of the first sample afterwards, on the clock of `start`.
+        steps: samples afterwards.
     """
+    offset = (new_start - start) * rate
+    whole_offset = round(offset)
+    if new_rate == rate and abs(offset - whole_offset) < 1e-6 and 0 <= whole_offset:
+        if whole_offset + steps <= len(x):
+            return x[whole_offset : whole_offset + steps]
     flat = x.reshape(len(x), -1)
     cutoff = 1.0 if new_rate == rate else _PASS * min(1.0, new_rate / rate)
     half = math.ceil(_LOBES / cutoff)
     taps = torch.arange(1 - half, half + 1, device=x.device)
-    positions = (times.to(x.device) - start) * rate
+    count = torch.arange(steps, dtype=torch.float64, device=x.device)
+    positions = offset + count * (rate / new_rate)
     parts = []
     for some in positions.split(_ROWS):
         whole = some.floor()
@@ -108,7 +116,7 @@ def resample_at(
         weights = torch.sinc(distance * cutoff) * window
         weights = (weights / weights.sum(1, keepdim=True)).to(x.dtype)
         parts.append(torch.einsum("st,std->sd", weights, _reflected(flat, indices)))
-    return torch.cat(parts).reshape(len(times), *x.shape[1:])
+    return torch.cat(parts).reshape(steps, *x.shape[1:])
 
 
 def _reflected(flat: Tensor, indices: Tensor) -> Tensor:
@@ -137,8 +145,7 @@ def common_clock(
     end = min(start + (len(x) - 1) / own for x, own, start in streams.values())
     # A stream of exactly n seconds has its last sample one period before the end.
     steps = max(0, math.floor((end - start) * rate + 1e-6) + 1)
-    device = next(iter(streams.values()))[0].device
-    times = start + torch.arange(steps, dtype=torch.float64, device=device) / rate
     return {
-        name: resample_at(x, own, begun, times, rate) for name, (x, own, begun) in streams.items()
+        name: resample_at(x, own, begun, rate, start, steps)
+        for name, (x, own, begun) in streams.items()
     }, start

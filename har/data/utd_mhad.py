@@ -71,6 +71,7 @@ CHANNELS = [f"acc_{axis} [g]" for axis in "xyz"] + [f"gyro_{axis} [deg/s]" for a
 ROOT, BONE = 2, (1, 2)
 RATES = {SKELETON: 30.0, IMU: 50.0}
 
+_WRONG_RATE = 0.1
 _FOLDERS = {SKELETON: "Skeleton", IMU: "Inertial"}
 _KEYS = {SKELETON: "d_skel", IMU: "d_iner"}
 _SUFFIXES = {SKELETON: "skeleton", IMU: "inertial"}
@@ -129,6 +130,14 @@ def read_utd_mhad(
                 rate = skeleton_rate or (len(values) / lasting[key] if lasting[key] else rate)
             streams[name] = Stream(values, rate)
         recordings.append(Recording(_title(key), str(key[1]), key[0] - 1, streams))
+    if SKELETON in modalities:
+        usual = float(np.median([r.streams[SKELETON].rate for r in recordings]))
+        if abs(usual / RATES[SKELETON] - 1) > _WRONG_RATE:
+            findings.note(
+                f"{path}: skeletons have {usual:.4g} frames a second by the clock of the IMU, where "
+                f"UTD-MHAD's description says {RATES[SKELETON]:g}; each is taken to last as long as "
+                "its IMU"
+            )
     n_actions = max(action for action, _, _ in common)
     classes = CLASSES + [f"a{number}" for number in range(len(CLASSES) + 1, n_actions + 1)]
     return Recordings(recordings, classes, JOINTS, EDGES, CHANNELS, ROOT, BONE)
