@@ -77,10 +77,9 @@ class EpochOrder:
         start = batch * self.batch_size
         n_rows = min(self.batch_size, self.n_rows - start)
         # Another stream than the order's, and than that of the next epochs.
-        seed = (
-            (self.seed * 1_000_003 + (self.batches_given - 1) // len(self)) * 1_000_033 + batch + 1
-        )
-        return Draws(seed, n_rows, slice(share.start - start, share.stop - start), device)
+        epoch = (self.batches_given - 1) // len(self)
+        seed = (self.seed * 1_000_003 + epoch) * 1_000_033 + batch + 1
+        return Draws(seed % 2**63, n_rows, slice(share.start - start, share.stop - start), device)
 
     def permutation(self, generator: torch.Generator) -> Tensor:
         """(n_rows,) int64: the shuffled rows of the current epoch."""

@@ -120,3 +120,10 @@ def test_a_shorter_last_batch_can_be_left_out() -> None:
     assert order.epoch == 1
     only = EpochOrder(3, 4, seed=0, drop_last=True)
     assert [share.stop - share.start for share in only.shares()] == [3]
+
+
+def test_the_largest_seed_draws() -> None:
+    order = EpochOrder(10, 4, seed=2**32 - 1)
+    shares = order.shares()
+    draws = [order.draws(next(shares), torch.device("cpu")).uniform(0, 1) for _ in range(2)]
+    assert not torch.equal(*draws)
