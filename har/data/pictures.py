@@ -196,7 +196,7 @@ def _draw_rows(
                     axes.yaxis.set_label_coords(-0.52 / (each - _GAP), 0.5)
                     axes.set_xlabel(label)
         if skeletons:
-            name_sides(figure, 1 - 0.05 / tall, ", seen from the front")
+            name_sides(figure, 1 - 0.05 / tall, " (all seen from the front)")
         if groups:
             name_channels(figure, channels, groups, 1 - 0.05 / tall)
         figure.savefig(file, dpi=100)
