@@ -21,7 +21,7 @@ from torch.nn.functional import l1_loss, normalize
 
 from core.augment.projections import fourier, geometric_scales, morlet_spectra, scalogram
 from core.data.checks import DataError
-from core.data.order import EpochOrder
+from core.data.resident import ResidentLoader
 from core.distributed import global_mean, row_counts
 from core.encoders.build import build_encoder
 from core.encoders.latent_mapper import LatentMapper
@@ -166,14 +166,6 @@ class FrameProjections(System):
 
     # -- the mappers of the read-out ---------------------------------------------------------------
 
-    def batch_order(
-        self, columns: Batch, batch_size: int, seed: int, rank: int, world_size: int
-    ) -> EpochOrder:
-        """The usual order; keeps what the mappers of the read-out are fitted to, also on resume."""
-        windows = columns[self.modality]
-        self._fit_on = windows, batch_size, seed
-        return EpochOrder(len(windows), batch_size, seed, rank, world_size)
-
     def update_teachers(self, step: int, total_steps: int) -> None:
         """Fits the mappers of the read-out after the last step of an epoch that is validated."""
         if not self.trainer.is_last_batch:
@@ -181,8 +173,9 @@ class FrameProjections(System):
         epochs, done = int(self.trainer.max_epochs or 1), self.current_epoch + 1
         every = [c.every for c in self.trainer.callbacks if isinstance(c, Validate)]  # type: ignore[attr-defined]
         if done == epochs or any(done % n == 0 for n in every):
-            windows, batch_size, seed = self._fit_on
-            self.fit_readout(windows, epochs, batch_size, seed)
+            loader: ResidentLoader = self.trainer.train_dataloader  # type: ignore[attr-defined]
+            windows, order = loader.columns[self.modality], loader.order
+            self.fit_readout(windows, epochs, order.batch_size, order.seed)
 
     def fit_readout(
         self, windows: Float[Tensor, "n channels time"], epochs: int, batch_size: int, seed: int
