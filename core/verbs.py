@@ -231,7 +231,8 @@ def predict(config: DictConfig) -> None:
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
-    table = task.predict(system, data, **OmegaConf.to_container(config.predict, resolve=True))
+    asked: dict[str, Any] = OmegaConf.to_container(config.predict, resolve=True)  # type: ignore[assignment]
+    table = task.predict(system, data, **asked)
     print_table(table.to_dicts(), Path(config.predict.file).name)
     if config.out is not None:
         table.write_parquet(config.out)

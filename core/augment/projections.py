@@ -100,4 +100,5 @@ def scalogram(
     length = spectra.shape[-1]
     swings = torch.fft.fft(series.to(spectra.real.dtype), length)
     moved = torch.fft.ifft(swings[:, :, None] * spectra)
-    return moved[..., : series.shape[-1]].abs()
+    modulus: Tensor = moved[..., : series.shape[-1]].abs()
+    return modulus

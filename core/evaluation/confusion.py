@@ -68,7 +68,7 @@ class Confusion:
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         bar = figure.colorbar(image, ax=axes, shrink=0.4, aspect=18)
         bar.set_label("% of the true class", fontsize=8)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)

@@ -91,7 +91,7 @@ class SampleTask(ABC):
             batch = as_float(batch, data)
             if draw is not None:
                 batch = batch | draw(batch, draws)
-            made = {}
+            made: Batch = {}
             for name, augment in augments.items():
                 views = torch.stack([augment(batch[name], draws) for _ in range(n_views)])
                 made |= {"views": views} if name == first else {}
