@@ -97,10 +97,10 @@ def resample_at(
         steps: samples afterwards.
     """
     offset = (new_start - start) * rate
-    whole_offset = round(offset)
-    if new_rate == rate and abs(offset - whole_offset) < 1e-6 and 0 <= whole_offset:
-        if whole_offset + steps <= len(x):
-            return x[whole_offset : whole_offset + steps]
+    first = round(offset)
+    in_step = new_rate == rate and abs(offset - first) < 1e-6
+    if in_step and 0 <= first <= len(x) - steps:
+        return x[first : first + steps]
     flat = x.reshape(len(x), -1)
     cutoff = 1.0 if new_rate == rate else _PASS * min(1.0, new_rate / rate)
     half = math.ceil(_LOBES / cutoff)

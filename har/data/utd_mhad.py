@@ -117,26 +117,28 @@ def read_utd_mhad(
             findings.warn(f"{path}: {few(alone)} left out, with {name} but nothing beside it")
     if not common:
         raise DataError("no clip has " + " and ".join(modalities), path=path)
-    lasting = dict.fromkeys(common, 0.0)
+    samples: dict[Key, int] = {}
     if SKELETON in modalities and skeleton_rate is None:
-        lasting = _imu_seconds(path, common, read.get(IMU))
+        samples = _imu_samples(path, common, read.get(IMU))
     recordings = []
     for key in common:
         streams = {}
         for name in modalities:
             values = read[name][key]
             rate = RATES[name]
-            if name == SKELETON:
-                rate = skeleton_rate or (len(values) / lasting[key] if lasting[key] else rate)
+            if name == SKELETON and skeleton_rate is not None:
+                rate = skeleton_rate
+            elif name == SKELETON and key in samples:
+                rate = len(values) * RATES[IMU] / samples[key]
             streams[name] = Stream(values, rate)
         recordings.append(Recording(_title(key), str(key[1]), key[0] - 1, streams))
     if SKELETON in modalities:
         usual = float(np.median([r.streams[SKELETON].rate for r in recordings]))
         if abs(usual / RATES[SKELETON] - 1) > _WRONG_RATE:
             findings.note(
-                f"{path}: skeletons have {usual:.4g} frames a second by the clock of the IMU, where "
-                f"UTD-MHAD's description says {RATES[SKELETON]:g}; each is taken to last as long as "
-                "its IMU"
+                f"{path}: skeletons have {usual:.4g} frames a second by the clock of the IMU, not "
+                f"the {RATES[SKELETON]:g} of UTD-MHAD's description; each is taken to last as long "
+                "as its IMU"
             )
     n_actions = max(action for action, _, _ in common)
     classes = CLASSES + [f"a{number}" for number in range(len(CLASSES) + 1, n_actions + 1)]
@@ -235,17 +237,12 @@ def _read(file: Path, name: str) -> Float[np.ndarray, "time ..."]:
     return np.ascontiguousarray(values.transpose(2, 0, 1)) if name == SKELETON else values
 
 
-def _imu_seconds(
-    path: Path, keys: list[Key], read: dict[Key, np.ndarray] | None
-) -> dict[Key, float]:
-    """How long each clip's IMU ran, 0 where it is not there."""
+def _imu_samples(path: Path, keys: list[Key], read: dict[Key, np.ndarray] | None) -> dict[Key, int]:
+    """How many samples each clip's IMU gave, where it is there."""
     if read is not None:
-        return {key: len(read[key]) / RATES[IMU] for key in keys}
-    seconds = {}
-    for key in keys:
-        file = path / _FOLDERS[IMU] / f"{_title(key)}_inertial.mat"
-        seconds[key] = len(_read(file, IMU)) / RATES[IMU] if file.is_file() else 0.0
-    return seconds
+        return {key: len(read[key]) for key in keys}
+    files = {key: path / _FOLDERS[IMU] / f"{_title(key)}_inertial.mat" for key in keys}
+    return {key: len(_read(file, IMU)) for key, file in files.items() if file.is_file()}
 
 
 def _beside(file: Path, key: Key, name: str) -> Path:
