@@ -18,8 +18,11 @@ def data_demo(config: DictConfig) -> None:
             "these data are read, not generated", fix="choose a generator, e.g. data=digits_demo"
         )
     build(config.demo, path=config.path)
-    files = sorted(Path(config.path).iterdir())
-    rows = [{"file": str(f), "KiB": f"{f.stat().st_size / 1024:.0f}"} for f in files if f.is_file()]
+    rows = []
+    for entry in sorted(Path(config.path).iterdir()):
+        files = [file for file in entry.rglob("*") if file.is_file()] or [entry]
+        name = f"{entry}/, {len(files)} files" if entry.is_dir() else str(entry)
+        rows.append({"file": name, "KiB": f"{sum(f.stat().st_size for f in files) / 1024:.0f}"})
     print_table(rows, "demo data")
 
 

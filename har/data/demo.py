@@ -1,16 +1,14 @@
 """A demo data set of generated recordings in the files of UTD-MHAD."""
 
-import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.data.checks import DataError
+from core.data.demo_folder import demo_folder
 from har.data.activities import ACTIVITIES
 from har.data.generator import IMU_RATE, SKELETON_RATE, generate
 
-_MARKER = "demo.json"
+_FOLDERS, _PICTURES = ("Skeleton", "Inertial"), ("preview.png", "preview.gif")
 # wave, basketball shot, tennis serve, jog, sit to stand, squat
 _PREVIEW, _ANIMATED = (3, 7, 17, 22, 24, 27), 17
 
@@ -54,32 +52,17 @@ def write_demo(
             expected="at most 9 subjects, each once",
             fix="lower subjects, or give no extra_seeds",
         )
-    path = Path(path).resolve()
-    _refuse_foreign(path)
-    unique = uuid.uuid4().hex[:8]
-    temporary, old = (path.with_name(f".{path.name}.{unique}{end}") for end in ("", ".old"))
-    try:
-        for folder in ("Skeleton", "Inertial"):
-            (temporary / folder).mkdir(parents=True)
+    about = {"generator": "har", "seed": seed, "extra_seeds": list(extra_seeds)}
+    with demo_folder(Path(path), {*_FOLDERS, *_PICTURES}, about) as folder:
+        for name in _FOLDERS:
+            (folder / name).mkdir()
         for drawn_with, person, called in people:
             for activity in range(1, len(ACTIVITIES) + 1):
                 for trial in range(1, trials + 1):
                     name = f"a{activity}_s{called}_t{trial}"
-                    _write_clip(temporary, name, drawn_with, activity, person, trial)
+                    _write_clip(folder, name, drawn_with, activity, person, trial)
         if preview:
-            _draw_preview(temporary, seed)
-        about = {"generator": "har", "seed": seed, "extra_seeds": list(extra_seeds)}
-        (temporary / _MARKER).write_text(json.dumps(about))
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-    except OSError as error:
-        raise DataError(
-            f"the demo cannot be written ({error.strerror})", path=path, fix="choose another path"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+            _draw_preview(folder, seed)
 
 
 def _write_clip(
@@ -110,16 +93,3 @@ def _draw_preview(folder: Path, seed: int) -> None:
     recordings = Recordings(shown, CLASSES, JOINTS, EDGES, CHANNELS)
     draw_activities(recordings, folder / "preview.png")
     animate(recordings, _PREVIEW.index(_ANIMATED), folder / "preview.gif")
-
-
-def _refuse_foreign(path: Path) -> None:
-    known = {"Skeleton", "Inertial", "preview.png", "preview.gif", _MARKER}
-    names = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
-    foreign = names - known or (names if _MARKER not in names else set())
-    if path.exists() and foreign:
-        raise DataError(
-            f"already exists and holds other files ({min(foreign)})",
-            path=path,
-            expected="a new path, an empty folder, or an earlier demo",
-            fix="choose another path",
-        )

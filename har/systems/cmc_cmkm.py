@@ -1,9 +1,9 @@
 """CMC-CMKM: contrastive multiview coding with cross-modal knowledge mining.
 
-Brinzea, Khaertdinov, Asteriadis, IJCNN 2022 (arXiv 2205.10071). In each modality a guide, an encoder
-that SimCLR has trained and that is frozen then, says which clips are alike. The clip most like an
-anchor's in the guide of one modality is a further positive for anchors of the other; clips of the
-anchor's own modality join the negatives. See `core.losses.cmkm`.
+Brinzea, Khaertdinov, Asteriadis, IJCNN 2022 (arXiv 2205.10071). In each modality a guide, an
+encoder that SimCLR has trained and that is frozen then, says which clips are alike. The clip most
+like an anchor's in the guide of one modality is a further positive for anchors of the other; clips
+of the anchor's own modality join the negatives. See `core.losses.cmkm`.
 Decided here: the guides are trained in `prepare`, before the first step; what they say of the
 training windows, without augmentation and after the projection, is kept as one vector a window.
 """

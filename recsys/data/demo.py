@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from recsys.data.demo_folder import demo_folder
+from core.data.demo_folder import demo_folder
 from recsys.data.splits import ratio_labels
 
 _FEATURES = ("image_feat.npy", "text_feat.npy")

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from recsys.data.demo_folder import demo_folder
+from core.data.demo_folder import demo_folder
 
 CARDINALITIES = (60, 40, 30, 50, 40, 30)
 _TOPICS, _GROUPS, _NOISES = 60, 25, 20
