@@ -9,7 +9,8 @@ import pytest
 
 from recsys.cli import main
 from recsys.data.demo import write_demo
-from tests.recsys.command import SMALL, Answer, recsys
+from tests.command import Answer
+from tests.recsys.command import SMALL, recsys
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from core.evaluation.statistics import paired_t_interval
-from tests.recsys.command import program, recsys, refused, start
+from tests.command import MINUTES, refused, start
+from tests.recsys.command import program, recsys
 
 SMALL = (
     "system.feature_dim=8 system.hidden=[16] system.dim=8 trainer.batch_size_global=64 "
     "trainer.log_every_n_steps=2 trainer.accelerator=cpu"
 )
-MINUTES = 180
 
 
 @pytest.fixture(scope="module")

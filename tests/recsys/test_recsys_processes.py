@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -11,9 +10,8 @@ import torch
 
 from recsys.data.demo import write_demo
 from recsys.data.readers import load_interactions
-from tests.recsys.command import program, recsys, start
-
-MINUTES = 180
+from tests.command import MINUTES, assert_equal, checkpoint, start, wait_for_next
+from tests.recsys.command import program, recsys
 
 
 @pytest.fixture(autouse=True)
@@ -30,40 +28,6 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     write_demo(folder / "shop", n_users=120, n_items=50)
     return folder
-
-
-def checkpoint(run: Path, name: str = "last.ckpt") -> dict:
-    return torch.load(run / "checkpoints" / name, weights_only=True)
-
-
-def assert_equal(one, other, where: str = "") -> None:
-    """Bit for bit, all the way down."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for place, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal(a, b, f"{where}[{place}]")
-    else:
-        assert one == other, where
-
-
-def inode(file: Path) -> int | None:
-    return file.stat().st_ino if file.exists() else None
-
-
-def wait_for_next(file: Path, process) -> None:
-    """Until a file is there, or another one is in its place."""
-    before, deadline = inode(file), time.monotonic() + MINUTES
-    while inode(file) in (None, before):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("system", ["bm3", "lightgcn"])

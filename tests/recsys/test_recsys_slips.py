@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys.data.demo import write_demo
-from tests.recsys.command import SMALL, recsys, refused
+from tests.command import refused
+from tests.recsys.command import SMALL, recsys
 
 
 class TestSlips:
