@@ -60,15 +60,20 @@ def check_windows(
         _duplicates(folder, data, findings)
         _durations(folder, data, findings)
         check_units(folder, data, findings)
+        splits: list[str] = []
+        given = (train_subjects, valid_subjects, test_subjects)
         with findings.going_on():
-            given = (train_subjects, valid_subjects, test_subjects)
             splits = split_recordings(data, split, *given, fold, n_test)
             _shared_subjects(folder, data, splits, findings)
             _activities(folder, data, splits, findings)
+        with findings.going_on():
             cut = Cut(tuple(modalities), length, seconds, overlap, rate)
-            windows = windows_of(data, splits, cut, standardize, device, findings)
-            windows = without_labels(windows, unlabelled_subjects)
-            facts |= _facts_of_windows(windows, findings)
+            # Those that cannot be split are cut all the same.
+            where = splits or ["train"] * len(data.recordings)
+            windows = windows_of(data, where, cut, standardize, device, findings)
+            if splits:
+                facts |= _facts_of_windows(windows, findings)
+            without_labels(windows, unlabelled_subjects)
     return CheckReport(facts, findings.problems, findings.warnings)
 
 

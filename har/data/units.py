@@ -37,9 +37,11 @@ def check_units(path: Path, data: Recordings, findings: Findings) -> None:
             if turning:
                 fastest[recording.name] = float(np.abs(values[:, turning]).max())
         if SKELETON in recording.streams:
-            first = recording.streams[SKELETON].values[0]
-            if np.ptp(recording.streams[SKELETON].values[..., 2]) > 0:  # else it is in pixels
-                heights[recording.name] = float(np.ptp(first, axis=0).max())
+            values = recording.streams[SKELETON].values
+            extent = float(np.ptp(values[0], axis=0).max())
+            # In the plane it is in pixels; in a point it was not tracked.
+            if extent > 0 and np.ptp(values[..., 2]) > 0:
+                heights[recording.name] = extent
     _compare(
         path,
         "imu: acceleration in g",
