@@ -218,7 +218,7 @@ def _activities(path: Path, data: Recordings, splits: Sequence[str], findings: F
     for recording, split in zip(data.recordings, splits, strict=True):
         if split:
             counts[split][recording.label] += 1
-    absent: dict[str, list[str]] = {"the files": []} | {split: [] for split in SPLITS}
+    absent: dict[str, list[str]] = {where: [] for where in ("the files", *SPLITS)}
     for label, name in enumerate(data.classes):
         own = [split for split in SPLITS if counts[split][label]]
         if not own:

@@ -179,9 +179,9 @@ def _whole(
         if name == IMU:
             inputs[name] = stretched.transpose(1, 2).contiguous()
         else:
-            first = torch.stack([part[0] for part in parts]).transpose(1, 2)
+            frames = torch.stack([part[0] for part in parts]).transpose(1, 2)
             moved = stretched.permute(0, 3, 1, 2)
-            inputs[name] = _normalised(moved, data, ids, findings, first)
+            inputs[name] = _normalised(moved, data, ids, findings, frames)
     lengths = torch.full((len(rows),), cut.length, device=next(iter(inputs.values())).device)
     return Pieces(inputs, lengths, rows, ids)
 

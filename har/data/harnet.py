@@ -71,12 +71,13 @@ def _plain(value: object) -> object:
 
 def _array(file: Path) -> np.ndarray:
     try:
-        return np.load(file, allow_pickle=False)
+        array: np.ndarray = np.load(file, allow_pickle=False)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"cannot be read ({reason[:200]})", path=file, expected=_EXPECTED[file.name]
         ) from error
+    return array
 
 
 def _shape(file: Path, array: np.ndarray, more: str = "") -> DataError:

@@ -234,7 +234,8 @@ def _converted(
             path=file,
         )
     factor = np.asarray(declared.metres if skeleton else declared.factors)
-    return (values * factor).astype(np.float32)
+    converted: np.ndarray = (values * factor).astype(np.float32)
+    return converted
 
 
 def _npz(file: Path, declared: Declaration) -> dict[str, np.ndarray]:

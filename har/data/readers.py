@@ -1,6 +1,6 @@
 """Recordings in whichever of the known formats they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.data.checks import DataError
@@ -11,7 +11,7 @@ from har.data.recordings import IMU, SKELETON, Recordings
 from har.data.skeleton_pickle import read_skeleton_pickle
 from har.data.utd_mhad import read_utd_clip, read_utd_mhad
 
-_READERS = {
+_READERS: dict[str, Callable[..., Recordings]] = {
     "utd_mhad": read_utd_mhad,
     "layout": read_layout,
     "harnet": read_harnet,

@@ -9,7 +9,7 @@ from torch import Tensor
 _LOBES = 16  # zero crossings of the sinc on each side
 _KAISER_BETA = 8.0  # stop band about -80 dB
 _PASS = 0.92  # the cut-off, as a share of the lower Nyquist frequency
-_ROWS = 8192  # output samples that are interpolated at a time
+_ROWS = 128  # output samples that one matrix gives
 
 
 def fourier_resample(x: Float[Tensor, "..."], length: int, dim: int = -1) -> Float[Tensor, "..."]:
@@ -33,7 +33,8 @@ def fourier_resample(x: Float[Tensor, "..."], length: int, dim: int = -1) -> Flo
         factor = torch.ones(shorter // 2 + 1, dtype=x.dtype, device=x.device)
         factor[-1] = 2.0 if length < n else 0.5
         kept = (kept.movedim(dim, -1) * factor).movedim(-1, dim)
-    return torch.fft.irfft(kept, n=length, dim=dim) * (length / n)
+    resampled: Tensor = torch.fft.irfft(kept, n=length, dim=dim) * (length / n)
+    return resampled
 
 
 def fourier_resample_all(
@@ -72,7 +73,8 @@ def bone_length(
     frame: Float[Tensor, "*batch 3 joints"], bone: tuple[int, int]
 ) -> Float[Tensor, " *batch"]:
     """Distance of two joints."""
-    return (frame[..., bone[0]] - frame[..., bone[1]]).norm(dim=-1)
+    apart: Tensor = frame[..., bone[0]] - frame[..., bone[1]]
+    return apart.square().sum(-1).sqrt()
 
 
 def resample_at(
@@ -93,39 +95,38 @@ def resample_at(
         rate: samples a second of `x`.
         start: seconds of its first sample.
         new_rate: samples a second afterwards; what a clock as slow as that cannot hold is removed.
-        new_start: seconds of the first sample afterwards, on the clock of `start`.
-        steps: samples afterwards.
+        new_start: seconds of the first sample afterwards, on the clock of `start`, not before it.
+        steps: samples afterwards, the last of them not after the last of `x`.
     """
     offset = (new_start - start) * rate
     first = round(offset)
     in_step = new_rate == rate and abs(offset - first) < 1e-6
     if in_step and 0 <= first <= len(x) - steps:
         return x[first : first + steps]
-    flat = x.reshape(len(x), -1)
     cutoff = 1.0 if new_rate == rate else _PASS * min(1.0, new_rate / rate)
     half = math.ceil(_LOBES / cutoff)
-    taps = torch.arange(1 - half, half + 1, device=x.device)
-    count = torch.arange(steps, dtype=torch.float64, device=x.device)
-    positions = offset + count * (rate / new_rate)
+    extended = _extended(x.reshape(len(x), -1), half + 1)
     parts = []
-    for some in positions.split(_ROWS):
-        whole = some.floor()
-        indices = whole.long()[:, None] + taps
-        distance = ((some - whole)[:, None] - taps).clamp(-half, half)
+    for begun in range(0, steps, _ROWS):
+        count = torch.arange(begun, min(begun + _ROWS, steps), device=x.device)
+        positions = offset + count.double() * (rate / new_rate)
+        low = math.floor(offset + begun * rate / new_rate) - half
+        high = math.floor(offset + (begun + len(count) - 1) * rate / new_rate) + half + 1
+        distance = positions[:, None] - torch.arange(low, high + 1, device=x.device)
         window = torch.i0(_KAISER_BETA * (1 - (distance / half) ** 2).clamp(min=0).sqrt())
-        weights = torch.sinc(distance * cutoff) * window
+        weights = torch.sinc(distance * cutoff) * window * (distance.abs() < half)
         weights = (weights / weights.sum(1, keepdim=True)).to(x.dtype)
-        parts.append(torch.einsum("st,std->sd", weights, _reflected(flat, indices)))
-    return torch.cat(parts).reshape(steps, *x.shape[1:])
+        parts.append(weights @ extended[low + half + 1 : high + half + 2])
+    together = torch.cat(parts) if parts else x.reshape(len(x), -1)[:0]
+    return together.reshape(steps, *x.shape[1:])
 
 
-def _reflected(flat: Tensor, indices: Tensor) -> Tensor:
+def _extended(flat: Tensor, more: int) -> Tensor:
+    """The series, continued at both ends by point reflection."""
     last = len(flat) - 1
-    inside = indices.clamp(0, last)
-    mirrored = (2 * inside - indices).clamp(0, last)
-    return torch.where(
-        (indices == inside)[..., None], flat[inside], 2 * flat[inside] - flat[mirrored]
-    )
+    inwards = torch.arange(1, more + 1, device=flat.device).clamp(max=last)
+    before = 2 * flat[0] - flat[inwards.flip(0)]
+    return torch.cat([before, flat, 2 * flat[last] - flat[last - inwards]])
 
 
 def common_clock(
