@@ -173,7 +173,7 @@ class FrameProjections(System):
         epochs, done = int(self.trainer.max_epochs or 1), self.current_epoch + 1
         every = [c.every for c in self.trainer.callbacks if isinstance(c, Validate)]  # type: ignore[attr-defined]
         if done == epochs or any(done % n == 0 for n in every):
-            loader: ResidentLoader = self.trainer.train_dataloader  # type: ignore[attr-defined]
+            loader: ResidentLoader = self.trainer.train_dataloader  # type: ignore[assignment]
             windows, order = loader.columns[self.modality], loader.order
             self.fit_readout(windows, epochs, order.batch_size, order.seed)
 
