@@ -20,6 +20,7 @@ class SimCLRViews:
         jitter_p: how often the colours change.
         grey_p: how often they go.
         blur_p: how often the image is blurred, sigma 0.1 to 2 pixels; 0 for images of 32 pixels.
+        size: height and width of the views in pixels; None is that of the images.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class SimCLRViews:
         jitter_p: float = 0.8,
         grey_p: float = 0.2,
         blur_p: float = 0.0,
+        size: int | None = None,
     ) -> None:
-        self.scale, self.ratio, self.jitter = scale, ratio, jitter
+        self.scale, self.ratio, self.jitter, self.size = scale, ratio, jitter, size
         self.jitter_p, self.grey_p, self.blur_p = jitter_p, grey_p, blur_p
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], draws: Draws
-    ) -> Float[Tensor, "batch 3 height width"]:
+    ) -> Float[Tensor, "batch 3 view_height view_width"]:
         """One view of every image; pixels in [0, 1], in and out."""
         views = self._cropped(images, draws)
         views = _where(draws.happens(self.jitter_p), self._jittered(views, draws), views)
@@ -57,7 +59,9 @@ class SimCLRViews:
         theta = torch.zeros(len(images), 2, 3, device=images.device)
         theta[:, 0, 0], theta[:, 1, 1] = share_x * flip, share_y
         theta[:, 0, 2], theta[:, 1, 2] = place[:, 0] * (1 - share_x), place[:, 1] * (1 - share_y)
-        grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+        side = [height, width] if self.size is None else [self.size] * 2
+        shape = [len(images), images.shape[1], *side]
+        grid = torch.nn.functional.affine_grid(theta, shape, align_corners=False)
         return torch.nn.functional.grid_sample(
             images, grid, padding_mode="border", align_corners=False
         )

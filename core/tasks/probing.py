@@ -33,15 +33,20 @@ class Probing(SampleTask):
         augment: makes one view of a batch.
         monitor: `linear_accuracy`, `knn_accuracy`, or, without labels, `rankme`.
         k: neighbours that vote.
+        local_augment: makes one local view of a batch, for multi-crop.
 
     Raises:
         DataError: the monitor is none of these.
     """
 
     def __init__(
-        self, augment: Augment | None = None, monitor: str = "knn_accuracy", k: int = 20
+        self,
+        augment: Augment | None = None,
+        monitor: str = "knn_accuracy",
+        k: int = 20,
+        local_augment: Augment | None = None,
     ) -> None:
-        super().__init__(augment, monitor)
+        super().__init__(augment, monitor, local_augment)
         self.k = k
         known = ("linear_accuracy", "knn_accuracy", "rankme")
         if monitor.partition("/")[0] not in known:

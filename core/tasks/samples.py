@@ -30,7 +30,8 @@ class SampleTask(ABC):
     A batch holds every modality as float32 (B, ...), images in [0, 1]; the labels; `index`, the
     row's number in the training split; and, for a system with `n_views`, `views`
     (n_views, B, ...): augmented copies of its first modality. With an augmentation for each
-    modality the copies of each are in `views/NAME` as well. A system may also compose the
+    modality the copies of each are in `views/NAME` as well. A system with `n_local_views` gets
+    those of `local_augment`, which may be smaller, as `local_views`. A system may also compose the
     batches itself (`System.batch_order(columns, batch_size, seed, rank, world_size)`, an
     `EpochOrder`) and add what it draws for their rows (`System.draw(batch, draws)`).
 
@@ -38,6 +39,7 @@ class SampleTask(ABC):
         augment: makes one view of a batch of the first modality, or modality -> what makes one of
             that modality; needed by systems of views.
         monitor: the metric that chooses checkpoints and configurations.
+        local_augment: makes one local view of a batch of the first modality (multi-crop).
 
     Attributes:
         drop_last: whether training leaves out a shorter last batch.
@@ -46,9 +48,12 @@ class SampleTask(ABC):
     drop_last = False
 
     def __init__(
-        self, augment: Augment | dict[str, Augment] | None = None, monitor: str = "accuracy"
+        self,
+        augment: Augment | dict[str, Augment] | None = None,
+        monitor: str = "accuracy",
+        local_augment: Augment | None = None,
     ) -> None:
-        self.augment, self.monitor = augment, monitor
+        self.augment, self.monitor, self.local_augment = augment, monitor, local_augment
 
     def system_arguments(self, data: Samples) -> dict[str, Any]:
         """The sizes that a system is built with."""
@@ -86,6 +91,13 @@ class SampleTask(ABC):
         n_views, draw = getattr(system, "n_views", 0), getattr(system, "draw", None)
         augments = self._augments(system, data) if n_views else {}
         first, each = next(iter(data.inputs)), isinstance(self.augment, dict)
+        n_local, local = getattr(system, "n_local_views", 0), self.local_augment
+        if n_local and local is None:
+            raise DataError(
+                f"{type(system).__name__} learns from local views too",
+                fix="say what makes them, e.g. task.local_augment={_target_: "
+                "core.augment.images.SimCLRViews, scale: [0.05, 0.14], size: 16}",
+            )
 
         def prepare(batch: Batch, draws: Draws) -> Batch:
             batch = as_float(batch, data)
@@ -96,6 +108,10 @@ class SampleTask(ABC):
                 views = torch.stack([augment(batch[name], draws) for _ in range(n_views)])
                 made |= {"views": views} if name == first else {}
                 made |= {f"views/{name}": views} if each else {}
+            if n_local and local is not None:
+                made["local_views"] = torch.stack(
+                    [local(batch[first], draws) for _ in range(n_local)]
+                )
             return batch | made
 
         return prepare
