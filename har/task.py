@@ -10,7 +10,6 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from core.augment.draws import Draws
 from core.data.checks import DataError
@@ -21,16 +20,19 @@ from core.evaluation.index import NeighbourIndex
 from core.evaluation.linear_probe import PENALTIES, LinearProbe
 from core.evaluation.readout import Readout, fit_readout, label_budget, readout_scores
 from core.tasks.classification import Classifier, predict_all
-from core.tasks.samples import Augment, SampleTask, embed_all, joint_embedding
+from core.tasks.samples import Augment, SampleTask, embed_all
 from core.tasks.transformed_classification import OneCopy, PredictsFromOneCopy
 from core.trainers.system import Batch, System
 from har.data.cut import sliding_windows
 from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
 from har.data.windows import Windows, scaled, unscaled
+from har.retrieval import cross_modal_retrieval, search_spaces
 
 # Validation must not choose the penalty it is then judged by.
 _VALIDATION_PENALTY = 1e-3
+# Of a class that no labelled window has.
+_LEAST_PROBABILITY = 1e-12
 _KNOWN = ("accuracy", "balanced_accuracy", "macro_f1", "class_retrieval@1", "clip_retrieval@1")
 
 
@@ -53,9 +55,10 @@ class ActivityRecognition(SampleTask):
         augment: modality -> what makes one view of it; for systems of views.
         monitor: the metric that chooses checkpoints and configurations, and that `compare` decides
             on.
-        classifier: `linear`: logistic regression on the standardised features; `mlp`: a hidden
-            layer for each modality (`core.evaluation.readout`); `fine_tuned`: the same, and the
-            encoders are trained with it.
+        classifier: `linear`: logistic regression on the standardised features of each modality,
+            their log-probabilities added; `mlp`: a hidden layer for each modality, as published
+            (`core.evaluation.readout`); `fine_tuned`: the same, and the encoders are trained with
+            it.
         modalities: whose features are read; None: all. One of two shows what an encoder that was
             trained with both is worth where only one sensor is there.
         label_fractions: further evaluations with these shares of every activity's labels.
@@ -127,23 +130,8 @@ class ActivityRecognition(SampleTask):
             raise DataError(
                 f"the {split} split has no labelled window", fix="choose data.split, or subjects"
             )
-        if isinstance(system, Classifier):
-            scores = predict_all(system, data, rows)
-            found = self._judged(scores, data, rows)
-            if isinstance(system, PredictsFromOneCopy):
-                single = cast(System, OneCopy(system))
-                alone = self._judged(predict_all(single, data, rows), data, rows)
-                if split == "valid":
-                    return alone
-                found.metrics["single_accuracy"] = alone.metrics["accuracy"]
-            return found
-        found = self._read_out(system, data, rows, split)
-        retrieved = cross_modal_retrieval(system, data, rows)
-        for name, hits in retrieved.items():
-            found.metrics[name] = float(hits.mean())
-            values = hits.cpu().numpy()
-            subjects = data.labels["subject"][rows].cpu().numpy()
-            found.per_unit[name] = _of_units(values, subjects)
+        judge = self._predicted if isinstance(system, Classifier) else self._read_out
+        found = judge(system, data, rows, split)
         if self.monitor not in found.metrics:
             raise DataError(
                 f"task.monitor={self.monitor}: not measured of {type(system).__name__} on these "
@@ -152,13 +140,22 @@ class ActivityRecognition(SampleTask):
             )
         return found
 
+    def _predicted(self, system: System, data: Windows, rows: Tensor, split: str) -> Evaluation:
+        if not isinstance(system, PredictsFromOneCopy):
+            return self._judged(predict_all(system, data, rows), data, rows)
+        single = cast(System, OneCopy(system))
+        alone = self._judged(predict_all(single, data, rows), data, rows)
+        if split == "valid":
+            return alone
+        found = self._judged(predict_all(system, data, rows), data, rows)
+        found.metrics["single_accuracy"] = alone.metrics["accuracy"]
+        return found
+
     def _read_out(self, system: System, data: Windows, rows: Tensor, split: str) -> Evaluation:
-        train, valid = _labelled(data, "train"), _labelled(data, "valid")
+        train = _labelled(data, "train")
         features = {name: v.float() for name, v in embed_all(system, data).items()}
         features = self._of_modalities(features)
-        found = self._judged(
-            self._scores(system, data, features, train, valid, rows, split), data, rows
-        )
+        found = self._judged(self._scores(system, data, features, train, rows, split), data, rows)
         labels = data.labels["label"]
         for budget, size in self.budgets.items():
             if split == "valid" and not self.monitor.endswith(f"/{budget}"):
@@ -166,7 +163,7 @@ class ActivityRecognition(SampleTask):
             draws = []
             for seed in range(self.n_draws):
                 some = train[label_budget(labels[train], seed=seed, **size)]
-                scores = self._scores(system, data, features, some, valid, rows, split)
+                scores = self._scores(system, data, features, some, rows, split)
                 draws.append(self._judged(scores, data, rows))
             for name in draws[0].metrics:
                 found.metrics[f"{name}/{budget}"] = float(
@@ -176,6 +173,10 @@ class ActivityRecognition(SampleTask):
                 found.per_unit[f"{name}/{budget}"] = np.mean(
                     [draw.per_unit[name] for draw in draws], axis=0
                 )
+        for name, hits in cross_modal_retrieval(system, data, rows).items():
+            found.metrics[name] = float(hits.mean())
+            subjects = data.labels["subject"][rows].cpu().numpy()
+            found.per_unit[name] = _of_units(hits.cpu().numpy(), subjects)
         return found
 
     def _of_modalities(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -195,20 +196,14 @@ class ActivityRecognition(SampleTask):
         data: Windows,
         features: dict[str, Tensor],
         train: Int64[Tensor, " n"],
-        valid: Int64[Tensor, " v"],
         rows: Int64[Tensor, " m"],
         split: str,
     ) -> Float[Tensor, "m classes"]:
         """Class scores of some rows, by the classifier that the training rows teach."""
-        labels, n_classes = data.labels["label"], data.n_classes["label"]
         if split == "valid" or self.classifier == "linear":
-            x = joint_embedding(features)
-            judges = valid if len(valid) else train
-            penalties = PENALTIES if split == "test" and len(valid) else (_VALIDATION_PENALTY,)
-            probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], penalties)
-            scores = probe.scores(x[rows])
-            return torch.nn.functional.pad(scores, (0, n_classes - scores.shape[1]))
-        return self._mlp_scores(system, data, features, train, valid, rows)
+            new = {name: of[rows] for name, of in features.items()}
+            return _linear_scores(data, features, train, new, split)
+        return self._mlp_scores(system, data, features, train, rows)
 
     def _mlp_scores(
         self,
@@ -216,7 +211,6 @@ class ActivityRecognition(SampleTask):
         data: Windows,
         features: dict[str, Tensor],
         train: Tensor,
-        valid: Tensor,
         rows: Tensor,
     ) -> Tensor:
         labels, n_classes = data.labels["label"], data.n_classes["label"]
@@ -234,8 +228,9 @@ class ActivityRecognition(SampleTask):
             batch = {name: values[some] for name, values in data.inputs.items()}
             return self._of_modalities(encoder.embed(batch))
 
+        judges = _judges(data, train)
         fit_readout(
-            readout, encode, (train, labels[train]), (valid, labels[valid]), encoder=encoder
+            readout, encode, (train, labels[train]), (judges, labels[judges]), encoder=encoder
         )
         return readout_scores(readout, encode, rows)
 
@@ -284,7 +279,7 @@ class ActivityRecognition(SampleTask):
         Raises:
             DataError: the query names no window that is there.
         """
-        spaces = _spaces(system, data)
+        spaces = search_spaces(system, data)
         kind, _, name = query.partition(":")
         if kind not in spaces or not name:
             raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in spaces))
@@ -312,7 +307,7 @@ class ActivityRecognition(SampleTask):
 
     def index_spaces(self, system: System, data: Windows) -> dict[str, tuple[Tensor, Tensor]]:
         """Modality -> its unit vectors, and those that will be the queries."""
-        spaces = _spaces(system, data)
+        spaces = search_spaces(system, data)
         names = list(spaces)
         asked = zip(names, reversed(names), strict=True)
         return {name: (spaces[name], spaces[other]) for name, other in asked}
@@ -370,13 +365,11 @@ class ActivityRecognition(SampleTask):
             with torch.no_grad():
                 probabilities = system.predict(batch).softmax(1)
         else:
-            train, valid = _labelled(data, "train"), _labelled(data, "valid")
-            judges = valid if len(valid) else train
-            x = joint_embedding(self._of_modalities(embed_all(system, data))).float()
-            probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], PENALTIES)
+            features = self._of_modalities(embed_all(system, data))
             with torch.no_grad():
-                new = joint_embedding(self._of_modalities(system.embed(batch))).float()
-            probabilities = probe.scores(new)
+                new = self._of_modalities(system.embed(batch))
+            train = _labelled(data, "train")
+            probabilities = _linear_scores(data, features, train, new, "test").softmax(1)
         best, names = probabilities.max(1), data.classes["label"]
         length = seconds if data.cut.seconds is None else data.cut.seconds
         return pl.DataFrame(
@@ -389,41 +382,40 @@ class ActivityRecognition(SampleTask):
         )
 
 
-def cross_modal_retrieval(
-    system: System, data: Windows, rows: Int64[Tensor, " n"]
-) -> dict[str, Float[Tensor, " n"]]:
-    """Whether the nearest projection of the other modality is of the same class, and clip.
-
-    The mean of both directions for every window; nothing for a system without projections of two
-    modalities. The candidates are the rows themselves.
-    """
-    if getattr(system, "project", None) is None:
-        return {}
-    spaces = list(embed_all(system, data, rows, projected=True).values())
-    if len(spaces) != 2:
-        return {}
-    cosines = normalize(spaces[0], dim=1) @ normalize(spaces[1], dim=1).T
-    labels = data.labels["label"][rows]
-    places = torch.arange(len(rows), device=rows.device)
-    nearest = [cosines.argmax(1), cosines.argmax(0)]
-    same_class = torch.stack([(labels[near] == labels).float() for near in nearest])
-    same_clip = torch.stack([(near == places).float() for near in nearest])
-    return {"class_retrieval@1": same_class.mean(0), "clip_retrieval@1": same_clip.mean(0)}
-
-
-def _spaces(system: System, data: Windows) -> dict[str, Float[Tensor, "n dim"]]:
-    """Modality -> unit vectors that can be compared with each other."""
-    if getattr(system, "project", None) is not None:
-        projected = embed_all(system, data, projected=True)
-        if len(projected) > 1:
-            return {name: normalize(vectors, dim=1) for name, vectors in projected.items()}
-    name, vectors = next(iter(embed_all(system, data).items()))
-    return {name: normalize(vectors.float(), dim=1)}
-
-
 def _labelled(data: Windows, split: str) -> Int64[Tensor, " rows"]:
     rows = data.splits[split]
     return rows[data.labels["label"][rows] >= 0]
+
+
+def _judges(data: Windows, train: Int64[Tensor, " n"]) -> Int64[Tensor, " rows"]:
+    """The rows that a classifier's choices are judged by."""
+    valid = _labelled(data, "valid")
+    return valid if len(valid) else train
+
+
+def _linear_scores(
+    data: Windows,
+    features: dict[str, Float[Tensor, "all dim"]],
+    train: Int64[Tensor, " n"],
+    new: dict[str, Float[Tensor, "m dim"]],
+    split: str,
+) -> Float[Tensor, "m classes"]:
+    """Sums over the modalities of the log-probabilities of a logistic regression on each.
+
+    One regression on all numbers together would be one on those of the widest features: CSSHAR has
+    5632, the co-occurrence network 256.
+    """
+    labels, judges = data.labels["label"], _judges(data, train)
+    choose = split == "test" and judges is not train
+    penalties = PENALTIES if choose else (_VALIDATION_PENALTY,)
+    total = torch.zeros(1, device=labels.device)
+    for name, of in features.items():
+        x = of.float()
+        probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], penalties)
+        scores = probe.scores(new[name].float())
+        scores = torch.nn.functional.pad(scores, (0, data.n_classes["label"] - scores.shape[1]))
+        total = total + scores.clamp(min=_LEAST_PROBABILITY).log()
+    return total
 
 
 def _of_units(values: np.ndarray, units: np.ndarray) -> np.ndarray:
