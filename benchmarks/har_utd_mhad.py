@@ -96,23 +96,26 @@ def train(
     epochs: int,
 ) -> dict[str, float]:
     """One run and what its last weights, or with labels its best by validation, do on the test."""
-    seed_everything(seed, verbose=False)
-    labelled = method is Supervised
-    task = ActivityRecognition(AUGMENT if augmented else None)
-    system = method(**task.system_arguments(data), **options)
-    fitted = fit(
-        system,
-        data,
-        task,
-        run,
-        optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0, fused=True),
-        seed=seed,
-        max_epochs=epochs,
-        batch_size_global=64,
-        validate_every=1 if labelled else epochs,
-        progress=False,
-    )
-    trained = load_system(fitted.checkpoint)[0]
+    labelled, trained_already = method is Supervised, run / "trained.json"
+    if not trained_already.is_file():
+        seed_everything(seed, verbose=False)
+        task = ActivityRecognition(AUGMENT if augmented else None)
+        fitted = fit(
+            method(**task.system_arguments(data), **options),
+            data,
+            task,
+            run,
+            optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0, fused=True),
+            seed=seed,
+            max_epochs=epochs,
+            batch_size_global=64,
+            validate_every=1 if labelled else epochs,
+            progress=False,
+        )
+        done = {"checkpoint": str(fitted.checkpoint), "seconds": fitted.seconds}
+        trained_already.write_text(json.dumps(done))
+    done = json.loads(trained_already.read_text())
+    trained = load_system(done["checkpoint"])[0]
     linear = ActivityRecognition(labels_per_class=[] if labelled else [1, 3])
     found = linear.evaluate(trained, data, "test")
     kept = {k: v for k, v in found.metrics.items() if not k.startswith("balanced")}
@@ -125,7 +128,7 @@ def train(
                 alone = ActivityRecognition(modalities=[name])
                 metrics = alone.evaluate(trained, data, "test").metrics
                 kept[f"{name} alone"] = metrics["accuracy"]
-    return kept | {"seconds": fitted.seconds}
+    return kept | {"seconds": done["seconds"]}
 
 
 def show(results: dict[str, list[dict[str, float]]]) -> None:
