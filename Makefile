@@ -33,6 +33,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.recsys
 	$(BIN)/python -m benchmarks.core
+	$(BIN)/python -m benchmarks.har
 
 $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
 	@echo "making .venv"
