@@ -26,7 +26,7 @@ from core.trainers.system import Batch, System
 from har.data.cut import sliding_windows
 from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
-from har.data.windows import Windows, scaled, unscaled
+from har.data.windows import Windows, along_time, scaled, unscaled
 from har.retrieval import cross_modal_retrieval, search_spaces
 
 # Validation must not choose the penalty it is then judged by.
@@ -112,9 +112,7 @@ class ActivityRecognition(SampleTask):
             views = {k: v for k, v in batch.items() if k.partition("/")[0] == "views"}
             first = next(iter(data.inputs))
             for name, view in views.items():
-                is_skeleton = (name.partition("/")[2] or first) == SKELETON
-                real = batch["mask"][:, None, :, None] if is_skeleton else batch["mask"][:, None]
-                views[name] = view * real
+                views[name] = view * along_time(batch["mask"], name.partition("/")[2] or first)
             return batch | views
 
         return prepare

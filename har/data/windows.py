@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core.data.checks import DataError
@@ -217,7 +217,7 @@ def scaled(
     """Inputs less the means, over the deviations; padding stays zero."""
     mask = _mask(lengths, _steps(inputs))
     return {
-        name: (values - scaling[name][0]) / scaling[name][1] * _along_time(mask, name)
+        name: (values - scaling[name][0]) / scaling[name][1] * along_time(mask, name)
         if name in scaling
         else values
         for name, values in inputs.items()
@@ -232,12 +232,17 @@ def unscaled(windows: Windows, row: int) -> dict[str, Float[Tensor, "..."]]:
     return inputs
 
 
+def along_time(mask: Bool[Tensor, "n time"], name: str) -> Bool[Tensor, "n ..."]:
+    """A mask of steps in the shape that multiplies windows of a modality."""
+    return mask[:, None, :, None] if name == SKELETON else mask[:, None]
+
+
 def _scaling(pieces: Pieces, train: Tensor) -> Scaling:
     mask = _mask(pieces.lengths[train], _steps(pieces.inputs))
     scaling = {}
     for name, values in pieces.inputs.items():
         time = 2
-        taken, real = values[train].double(), _along_time(mask, name).double()
+        taken, real = values[train].double(), along_time(mask, name).double()
         mean = (taken * real).sum((0, time), keepdim=True) / real.sum()
         spread = ((taken - mean).square() * real).sum((0, time), keepdim=True) / real.sum()
         # A channel that never changes, as a coordinate of the root at times, stays what it is.
@@ -252,7 +257,3 @@ def _steps(inputs: dict[str, Tensor]) -> int:
 
 def _mask(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
-
-
-def _along_time(mask: Tensor, name: str) -> Tensor:
-    return mask[:, None, :, None] if name == SKELETON else mask[:, None]

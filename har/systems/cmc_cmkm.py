@@ -21,7 +21,7 @@ from core.data.resident import ResidentLoader
 from core.losses import cmkm
 from core.trainers.system import Batch
 from har.data.recordings import IMU, SKELETON
-from har.data.windows import Windows
+from har.data.windows import Windows, along_time
 from har.systems.cmc import CMC
 from har.systems.simclr import SimCLR
 
@@ -80,19 +80,25 @@ class CMCCMKM(CMC):
         """Trains a guide for each modality and keeps its view of every training window."""
         for name, shape in self.shapes.items():
             guide = SimCLR({name: shape}, 0, {}, **self.guide_of[name])
-            rows = data.inputs[name].index_select(0, data.splits["train"])
-            vectors = self._guided(guide.to(rows.device), rows, name)
+            columns = data.columns("train")
+            columns = {key: columns[key] for key in (name, "mask") if key in columns}
+            vectors = self._guided(guide.to(columns[name].device), columns, name)
             self.get_buffer(f"guide_{name}").copy_(vectors)
 
-    def _guided(self, guide: SimCLR, rows: Tensor, name: str) -> Float[Tensor, "n dim"]:
+    def _guided(
+        self, guide: SimCLR, columns: dict[str, Tensor], name: str
+    ) -> Float[Tensor, "n dim"]:
         augment = build_part(self.guide_views[name])
 
         def two_views(batch: Batch, draws: Draws) -> Batch:
-            return {"views": torch.stack([augment(batch[name], draws) for _ in range(2)])}
+            views = torch.stack([augment(batch[name], draws) for _ in range(2)])
+            if "mask" in batch:  # padding is zero, also after jitter
+                views = views * along_time(batch["mask"], name)
+            return batch | {"views": views}
 
         seed = int(torch.randint(2**31, ()))
         loader = ResidentLoader(
-            {name: rows}, self.guide_batch_size, seed, prepare=two_views, drop_last=True
+            columns, self.guide_batch_size, seed, prepare=two_views, drop_last=True
         )
         optimizer = torch.optim.Adam(guide.parameters(), self.guide_lr)
         for _ in range(self.guide_epochs):
@@ -102,7 +108,9 @@ class CMCCMKM(CMC):
                 optimizer.step()
         guide.eval()
         with torch.no_grad():
-            return torch.cat([guide.project({name: some})[name] for some in rows.split(_ROWS)])
+            return torch.cat(
+                [guide.project({name: some})[name] for some in columns[name].split(_ROWS)]
+            )
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of both directions, with the positives that the guides mine in the batch."""
