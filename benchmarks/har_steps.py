@@ -8,18 +8,19 @@ batches. With a GPU, its synchronisations with the host are counted.
 """
 
 import argparse
-import resource
 import statistics
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import torch
 from torch import Tensor
 
 from benchmarks.har_samples import from_files, from_memory, sample_loader, write_arrays
-from benchmarks.race import interleaved, median_and_spread, paired_ratio, peak_mib
+from benchmarks.race import median_and_spread, paired_ratio, peak_mib, seconds
 from core.augment.series import InertialViews
 from core.augment.skeletons import SkeletonViews
 from core.report import print_table
@@ -30,13 +31,13 @@ from har.data.windows import Windows, load_windows
 from har.systems.cmc import CMC
 from har.task import ActivityRecognition
 
-BATCH, REPEATS = 64, 5
+BATCH, REPEATS = 64, 3
 MISSING = ("a8_s1_t4", "a23_s6_t4", "a27_s8_t4")  # in UTD-MHAD
 ENCODERS = {
     "small": {"_target_": "core.encoders.series_convolutions.SeriesConvNet"},
     "published": None,
 }
-OURS = "resident, a batch at a time"
+OURS, WORKERS = "resident, a batch at a time", "a sample at a time, 2 workers"
 ON_GPU = torch.cuda.is_available()
 
 Batches = Callable[[], Iterator[Batch]]
@@ -71,7 +72,7 @@ def batches_of(data: Windows, folder: Path, task: ActivityRecognition) -> dict[s
     return {
         OURS: lambda: iter(resident),
         "a sample at a time, no worker": of_samples(0, False),
-        "a sample at a time, 2 workers": of_samples(2, False),
+        WORKERS: of_samples(2, False),
         "the same, no worker, no files": of_samples(0, True),
     }
 
@@ -124,16 +125,31 @@ def synchronisations(batches: Batches, step: Callable[[Batch], None]) -> float:
     return sum("synchroniz" in str(each.message) for each in caught) / steps
 
 
-def table(times: dict[str, list[float]], n_steps: int, title: str) -> None:
-    """Prints milliseconds a step and seconds an epoch of each, and their ratios to ours."""
+def race_epochs(works: Mapping[str, Callable[[], object]], n_steps: int, title: str) -> None:
+    """Runs each in turn, once to warm up, and prints times of a step and of an epoch.
+
+    CPU time is that of this process, without its workers; on a busy machine it says more than the
+    time on the clock.
+    """
+    for work in works.values():
+        work()
+    clock: dict[str, list[float]] = {name: [] for name in works}
+    cpu: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            start = time.process_time()
+            clock[name].append(seconds(work))
+            cpu[name].append(time.process_time() - start)
     rows = [
         {
             "batches": name,
-            "ms a step": median_and_spread([1000 * t / n_steps for t in seconds]),
-            "s an epoch": f"{statistics.median(seconds):.2f}",
-            "times ours": "" if name == OURS else paired_ratio(seconds, times[OURS]),
+            "ms a step": median_and_spread([1000 * t / n_steps for t in clock[name]]),
+            "CPU ms": f"{1000 * statistics.median(cpu[name]) / n_steps:.2f}",
+            "epoch [s]": f"{statistics.median(clock[name]):.2f}",
+            "times ours": "" if name == OURS else paired_ratio(clock[name], clock[OURS]),
+            "by CPU": "" if name in (OURS, WORKERS) else paired_ratio(cpu[name], cpu[OURS]),
         }
-        for name, seconds in times.items()
+        for name in works
     ]
     print_table(rows, title)
 
@@ -165,16 +181,18 @@ def evaluations(path: Path) -> None:
         torch.manual_seed(0)
         system = CMC(**task.system_arguments(data), encoder=encoder).to(data.inputs[IMU].device)
         system.eval()
-        works = {
-            split: (lambda system=system, split=split: task.evaluate(system, data, split))
-            for split in ("valid", "test")
-        }
-        times = interleaved(works, 3)
-        rows += [
-            {"encoders": size, "split": split, "seconds": median_and_spread(seconds)}
-            for split, seconds in times.items()
-        ]
-    print_table(rows, "evaluation, a fixed penalty on valid, eight on test; median (least to most)")
+        for split in ("valid", "test"):
+            start = time.process_time()
+            took = seconds(lambda system=system, split=split: task.evaluate(system, data, split))
+            cpu = time.process_time() - start
+            rows.append({"encoders": size, "split": split, "seconds": took, "CPU seconds": cpu})
+    print_table(rows, "evaluation, once: a probe of fixed penalty on valid, of eight on test")
+
+
+def worker_mib() -> float:
+    """Memory that a worker shares with no other process."""
+    workers = psutil.Process().children()
+    return max((worker.memory_full_info().uss / 2**20 for worker in workers), default=0.0)
 
 
 def _wait() -> None:
@@ -194,11 +212,9 @@ def race(path: Path, folder: Path) -> None:
     n_steps = len(data.ids) // BATCH
     draining(arms[OURS])()
     peak = peak_mib()
-    works = {name: draining(batches) for name, batches in arms.items()}
-    for work in works.values():
-        work()
     print(same_views(arms))
-    table(interleaved(works, REPEATS), n_steps, "batches and their views alone")
+    works = {name: draining(batches) for name, batches in arms.items()}
+    race_epochs(works, n_steps, "batches and their views alone, median (least to most)")
     for size, encoder in ENCODERS.items():
         torch.manual_seed(0)
         arguments = task.system_arguments(data)
@@ -210,20 +226,14 @@ def race(path: Path, folder: Path) -> None:
             *map(step, [one] * n_steps),
             _wait(),
         ]
-        for work in works.values():
-            work()
-        table(interleaved(works, REPEATS), n_steps, f"steps with their batches, {size} encoders")
+        race_epochs(works, n_steps, f"steps with their batches, {size} encoders")
         if ON_GPU:
             for name, step in steps.items():
                 print(f"{synchronisations(arms[name], step):.1f} synchronisations a step: {name}")
     print(
-        f"data on the device {resident / 2**20:.0f} MiB; peak of the process with ours {peak:.0f}"
+        f"memory of the windows {resident / 2**20:.0f} MiB; process, with ours alone {peak:.0f}, "
     )
-    arms.clear()
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(
-        f"peak of the process in the end {peak_mib():.0f} MiB, of the largest worker {workers:.0f}"
-    )
+    print(f"with all {peak_mib():.0f}, and {worker_mib():.0f} of its own for each worker")
     if ON_GPU:
         print(f"peak on the GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
     evaluations(path)
