@@ -1,0 +1,1 @@
+"""Rasters of satellites: read, checked, cut into chips, generated."""
