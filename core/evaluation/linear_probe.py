@@ -104,13 +104,21 @@ class LinearProbe:
             y = torch.searchsorted(classes, labels.long())
             n_classes = 1 + int(torch.maximum(labels.max(), valid_labels.max()))
 
+            # The best weights lie in the span of the rows. With fewer rows than features that span
+            # is small, and the same optimum is found in its coordinates.
+            basis = None
+            if x.shape[1] > len(x):
+                basis, triangle = torch.linalg.qr(x.T)
+                x = triangle.T.contiguous()
+
             start = x.new_zeros(len(classes), x.shape[1] + 1)
             best, best_rank = None, (-1.0, 0.0)
             accuracies: dict[float, float] = {}
             for penalty in sorted(penalties, reverse=True):
                 start = _minimise(x, y, penalty, start, max_iterations)
+                weight = start[:, :-1] if basis is None else start[:, :-1] @ basis.T
                 probe = cls(
-                    start[:, :-1], start[:, -1], mean, std, classes, n_classes, penalty, accuracies
+                    weight, start[:, -1], mean, std, classes, n_classes, penalty, accuracies
                 )
                 accuracies[penalty] = probe.accuracy(valid_features, valid_labels)
                 rank = accuracies[penalty], probe._log_likelihood(valid_features, valid_labels)

@@ -171,3 +171,16 @@ def test_refuses(change, message):
     } | change
     with pytest.raises(DataError, match=message):
         LinearProbe.fit(**arguments)
+
+
+def test_more_features_than_rows_have_the_same_optimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 90, generator=generator, dtype=torch.float64)
+    y = torch.arange(24) % 3
+    new = torch.randn(50, 90, generator=generator, dtype=torch.float64)
+    probe = LinearProbe.fit(x, y, x, y, penalties=(1e-2,))
+    mean, std = x.mean(0), x.std(0, correction=0)
+    reference = LogisticRegression(C=1 / (1e-2 * 24), tol=1e-10, max_iter=10_000)
+    reference.fit((x - mean) / std, y)
+    expected = torch.from_numpy(reference.predict_proba((new - mean) / std))
+    torch.testing.assert_close(probe.scores(new), expected, rtol=1e-4, atol=1e-6)
