@@ -296,8 +296,8 @@ class ActivityRecognition(SampleTask):
         else:
             near, numbers = index.search(target, vector.cpu().numpy(), wanted)
             found = list(zip(numbers[0].tolist(), near[0].tolist(), strict=True))
-        if not across:
-            found = [(row, score) for row, score in found if row != own]
+        # An approximate index gives -1 where it found fewer.
+        found = [(row, score) for row, score in found if row >= 0 and (across or row != own)]
         return [
             {"rank": rank, target: data.ids[row], "cosine": score} | self._labels(data, row)
             for rank, (row, score) in enumerate(found[:k], 1)

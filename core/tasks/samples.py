@@ -185,7 +185,8 @@ class SampleTask(ABC):
         else:
             near, numbers = index.search(kind, unit[own : own + 1].cpu().numpy(), k + 1)
             found = list(zip(numbers[0].tolist(), near[0].tolist(), strict=True))
-        found = [(row, score) for row, score in found if row != own][:k]
+        # An approximate index gives -1 where it found fewer.
+        found = [(row, score) for row, score in found if row not in (own, -1)][:k]
         return [
             {"rank": rank, "id": data.ids[row], "cosine": score} | self._labels(data, row)
             for rank, (row, score) in enumerate(found, 1)

@@ -16,7 +16,7 @@ SMALL = {
     "parts": 2,
 }
 PLAIN = {"_target_": "core.encoders.mlp.MLP", "hidden": [12], "dim": 8}
-STEPS, JOINTS = 20, 4
+STEPS, JOINTS = 20, 4  # head, hip, hands
 
 
 def windows(
@@ -60,8 +60,9 @@ def windows(
         },
         ids=[f"w{i}" for i in range(n)],
         classes={"label": [f"class {i}" for i in range(n_classes)], "subject": list(subjects)},
-        joints=[f"joint {i}" for i in range(JOINTS)],
-        channels=[f"channel {i}" for i in range(6)],
+        joints=["head", "hip", "left_hand", "right_hand"],
+        edges=[(0, 1), (0, 2), (0, 3)],
+        channels=[f"{kind}_{axis}" for kind in ("acc", "gyro") for axis in "xyz"],
         lengths=lengths,
     )
 
