@@ -48,7 +48,7 @@ class Chip:
     @property
     def transform(self) -> Affine:
         """From its own (column, row) to coordinates."""
-        return self.grid.transform * Affine.translation(self.column, self.row)
+        return self.grid.transform @ Affine.translation(self.column, self.row)
 
     def corners(self, height: int, width: int) -> list[tuple[float, float]]:
         """Coordinates of its corners."""
