@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TRUE_COLOUR = ("B04", "B03", "B02")
 _TITLE = {OPTICAL: "optical, B4 B3 B2", RADAR: "radar, VV VH VV/VH"}
-_SIDE, _TEXT = 1.9, 0.62  # inches
+_SIDE, _TEXT = 1.9, 0.42  # inches
 _SAME, _OTHER = "#1B7837", "#B2182B"
 
 

@@ -212,6 +212,12 @@ class SceneReader:
                 self._sources[sensor] = [self._opened(sensor, file) for file in files]
             if self.scene.cover is not None:
                 self._cover = self._open(self.scene.cover, [1], [0], Resampling.nearest, 0, True)
+                if self._cover.source.dtypes[0] != "uint8":
+                    raise DataError(
+                        f"classes are {self._cover.source.dtypes[0]}",
+                        path=self.scene.cover,
+                        expected="uint8, 0 where unknown",
+                    )
         except BaseException:
             self._stack.close()
             raise

@@ -1,59 +1,29 @@
 """From a folder of GeoTIFFs to `Chips`: cut by windows, split by blocks of ground, normalised."""
 
-import csv
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from affine import Affine
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from core.data.checks import DataError
 from core.data.samples import SPLITS
-from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS, check_unit
-from remote_sensing.data.blocks import split_by_blocks
+from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS
 from remote_sensing.data.chips import Chips, Places, Statistics
-from remote_sensing.data.layouts import find_scenes
-from remote_sensing.data.rasters import Grid, Pixels, Reading, Scene, SceneReader, grid_of
+from remote_sensing.data.cut import Chip, check_options, cut_scenes, side_by_side, split_chips
+from remote_sensing.data.layouts import COVER, find_scenes
+from remote_sensing.data.rasters import Pixels, Reading, Scene, SceneReader
 from remote_sensing.data.statistics import FILE, Moments, save_statistics, saved_statistics
 
-CLASSES, SPLIT_FILE, LARGER = "classes.json", "splits.csv", "larger"
+CLASSES, LARGER = "classes.json", "larger"
 UNKNOWN = 255
-_AT_A_TIME = 64  # chips that a thread reads in one go
 _MIDDLE = 128  # of 8 bits: the mean of a band
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One square of one scene.
-
-    Attributes:
-        scene: which it is cut from.
-        grid: the scene's.
-        row: of its upper left pixel.
-        column: of its upper left pixel.
-    """
-
-    scene: Scene
-    grid: Grid
-    row: int
-    column: int
-
-    @property
-    def transform(self) -> Affine:
-        """From its own (column, row) to coordinates."""
-        return self.grid.transform @ Affine.translation(self.column, self.row)
-
-    def corners(self, height: int, width: int) -> list[tuple[float, float]]:
-        """Coordinates of its corners."""
-        places = ((0, 0), (width, 0), (width, height), (0, height))
-        return [self.transform @ place for place in places]
 
 
 def load_chips(
@@ -86,8 +56,8 @@ def load_chips(
     changes. Values become 8 bits between the mean less and plus two deviations.
 
     Args:
-        path: folder; see `remote_sensing.data.layouts` for what lies there. `classes.json`, if
-            there, names the codes of land-cover maps: `{"1": "water", ...}`; 0 is unknown.
+        path: folder; see `remote_sensing.data.layouts` for what lies there. `classes.json` names
+            the codes of land-cover maps, where there are any: `{"1": "water"}`; 0 is unknown.
         format: `scenes`, `ssl4eo` or `auto`.
         sensors: `optical`, `radar` or both.
         optical_bands: to take, such as `[B02, B03, B04, B08]`; None takes all of the first scene.
@@ -152,101 +122,6 @@ def load_chips(
     return result.to(torch.device(device))
 
 
-def check_options(
-    sensors: Sequence[str],
-    units: dict[str, str],
-    size: int | None,
-    stride: int | None,
-    min_valid: float,
-) -> None:
-    """Refuses options of `load_chips` that mean nothing."""
-    unknown = [name for name in sensors if name not in SENSORS]
-    if unknown or not sensors:
-        raise DataError(f"data.sensors={list(sensors)}", expected="optical, radar, or both")
-    for sensor, unit in units.items():
-        check_unit(sensor, unit)
-    if (size is not None and size < 1) or (stride is not None and (stride < 1 or size is None)):
-        raise DataError(
-            f"data.size={size}, data.stride={stride}",
-            expected="pixels, or null for whole files; a stride only with a size",
-        )
-    if not 0 < min_valid <= 1:
-        raise DataError(f"data.min_valid={min_valid}", expected="a share above 0, at most 1")
-
-
-def cut_scenes(
-    scenes: Sequence[Scene], size: int | None, stride: int | None
-) -> tuple[list[Chip], int, int]:
-    """The chips of all scenes, row by row, and their height and width; none hangs over an edge.
-
-    Raises:
-        DataError: no scene is large enough, or whole files differ in size.
-    """
-    chips = []
-    grids = [grid_of(scene) for scene in scenes]
-    if size is None:
-        height, width = grids[0].height, grids[0].width
-        for scene, grid in zip(scenes, grids, strict=True):
-            if (grid.height, grid.width) != (height, width):
-                raise DataError(
-                    f"{grid.width} x {grid.height} pixels",
-                    path=scene.files[0],
-                    expected=f"{width} x {height}, as {scenes[0].name} has",
-                    fix="cut all to chips of one size: data.size=PIXELS",
-                )
-        return [Chip(s, g, 0, 0) for s, g in zip(scenes, grids, strict=True)], height, width
-    step = stride or size
-    for scene, grid in zip(scenes, grids, strict=True):
-        for row in range(0, grid.height - size + 1, step):
-            for column in range(0, grid.width - size + 1, step):
-                chips.append(Chip(scene, grid, row, column))
-    if not chips:
-        raise DataError(
-            f"no scene has {size} x {size} pixels; the first has {grids[0].width} x "
-            f"{grids[0].height}",
-            path=scenes[0].files[0],
-            fix="lower data.size",
-        )
-    return chips, size, size
-
-
-def split_chips(
-    path: Path,
-    chips: Sequence[Chip],
-    height: int,
-    width: int,
-    split: str,
-    block: float,
-    buffer: float | None,
-    ratios: Sequence[float],
-    seed: int,
-) -> list[str]:
-    """The split of each chip, `""` for those that are left out; see `load_chips`.
-
-    Raises:
-        DataError: the file of splits does not fit, or no chip is left to train on.
-    """
-    file = path / SPLIT_FILE
-    if split not in ("auto", "files", "blocks"):
-        raise DataError(f"data.split={split}", expected="auto, files or blocks")
-    if split == "files" or (split == "auto" and file.is_file()):
-        of_scene = _read_splits(file, {chip.scene.name for chip in chips})
-        splits = [of_scene.get(chip.scene.name, "") for chip in chips]
-    else:
-        corners = np.array([chip.corners(height, width) for chip in chips])
-        side = max(height, width) * chips[0].grid.pixel
-        crs = [chip.grid.crs.to_string() for chip in chips]
-        margin = side if buffer is None else buffer
-        splits = split_by_blocks(crs, corners, block, margin, ratios, seed)
-    if "train" not in splits:
-        raise DataError(
-            "no chip is left to train on",
-            path=path,
-            fix="lower data.block or data.buffer, or say the splits in splits.csv",
-        )
-    return splits
-
-
 def measure(
     chips: Sequence[Chip],
     reading: Reading,
@@ -268,7 +143,7 @@ def measure(
 
     total: dict[str, Moments] = {}
     with ThreadPoolExecutor(workers) as pool:
-        for part in pool.map(moments, _groups(chips)):
+        for part in pool.map(moments, side_by_side(chips)):
             total = {s: total[s] + own if s in total else own for s, own in part.items()}
     found = {}
     for sensor, sums in total.items():
@@ -312,7 +187,7 @@ def _read(
         return bytes_of, pixels.valid, cover
 
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(read, _groups(chips)))
+        parts = list(pool.map(read, side_by_side(chips)))
     valid = np.concatenate([part[1] for part in parts])
     kept = np.flatnonzero(valid.mean((1, 2)) >= min_valid)
     if not len(kept):
@@ -352,18 +227,6 @@ def _pixels(group: Sequence[Chip], reading: Reading, height: int, width: int) ->
         return reader.read([(chip.row, chip.column) for chip in group], height, width)
 
 
-def _groups(chips: Sequence[Chip]) -> list[list[Chip]]:
-    """Chips side by side in one scene, which are read in one go."""
-    groups: list[list[Chip]] = []
-    for chip in chips:
-        last = groups[-1][-1] if groups else None
-        same = last is not None and last.scene is chip.scene and last.row == chip.row
-        if not same or len(groups[-1]) == _AT_A_TIME:
-            groups.append([])
-        groups[-1].append(chip)
-    return groups
-
-
 def _to_bytes(
     values: Float[np.ndarray, "n bands height width"], ends: Sequence[tuple[float, float]]
 ) -> UInt8[np.ndarray, "n bands height width"]:
@@ -398,47 +261,18 @@ def _ids(chips: Sequence[Chip]) -> list[str]:
 def _class_codes(path: Path) -> dict[int, str]:
     """Code -> name of land cover, ascending."""
     file = path / CLASSES
-    if not file.is_file():
-        return (
-            {code: str(code) for code in range(1, UNKNOWN)}
-            if (path / "land_cover").is_dir()
-            else {}
-        )
+    if not (path / COVER).is_dir():
+        return {}
+    expected = '{"1": "water", "2": "forest"}: the codes of the maps, 1 to 254'
     try:
         named = {int(code): str(name) for code, name in json.loads(file.read_text()).items()}
-        assert all(0 < code < UNKNOWN for code in named)
-    except (ValueError, AttributeError, AssertionError):
-        raise DataError(
-            "cannot be read", path=file, expected='{"1": "water", "2": "forest"}: codes 1 to 254'
-        ) from None
+    except FileNotFoundError:
+        raise DataError("no such file", path=file, expected=expected) from None
+    except (ValueError, AttributeError):
+        raise DataError("cannot be read", path=file, expected=expected) from None
+    if not all(0 < code < UNKNOWN for code in named):
+        raise DataError(f"codes {min(named)} to {max(named)}", path=file, expected=expected)
     return dict(sorted(named.items()))
-
-
-def _read_splits(file: Path, names: set[str]) -> dict[str, str]:
-    if not file.is_file():
-        raise DataError("no such file", path=file, expected="the columns scene and split")
-    with file.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    found: dict[str, str] = {}
-    for line, row in enumerate(rows, 2):
-        scene, split = row.get("scene"), row.get("split")
-        if scene is None or split not in (*SPLITS, ""):
-            raise DataError(
-                f"scene {scene}, split {split}",
-                path=file,
-                line=line,
-                expected="the columns scene and split; train, valid, test, or nothing",
-            )
-        found[scene] = split
-    missing = sorted(names - found.keys())
-    if missing:
-        raise DataError(
-            f"does not say the split of {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            path=file,
-            fix="add them; with nothing for a split a scene is left out",
-        )
-    return found
 
 
 def _check_statistics(

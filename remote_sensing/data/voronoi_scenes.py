@@ -16,7 +16,8 @@ from affine import Affine
 from jaxtyping import Float, Int64
 
 from core.data.demo_folder import demo_folder
-from remote_sensing.data.read_chips import CLASSES, LARGER, SPLIT_FILE
+from remote_sensing.data.cut import SPLIT_FILE
+from remote_sensing.data.read_chips import CLASSES, LARGER
 
 OPTICAL_BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
 RADAR_BANDS = ("VV", "VH")
