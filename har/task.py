@@ -31,8 +31,6 @@ from har.retrieval import cross_modal_retrieval, search_spaces
 
 # Validation must not choose the penalty it is then judged by.
 _VALIDATION_PENALTY = 1e-3
-# Of a class that no labelled window has.
-_LEAST_PROBABILITY = 1e-12
 _KNOWN = ("accuracy", "balanced_accuracy", "macro_f1", "class_retrieval@1", "clip_retrieval@1")
 
 
@@ -55,8 +53,8 @@ class ActivityRecognition(SampleTask):
         augment: modality -> what makes one view of it; for systems of views.
         monitor: the metric that chooses checkpoints and configurations, and that `compare` decides
             on.
-        classifier: `linear`: logistic regression on the standardised features of each modality,
-            their log-probabilities added; `mlp`: a hidden layer for each modality, as published
+        classifier: `linear`: logistic regression on the standardised features, each modality's
+            weighing the same; `mlp`: a hidden layer for each modality, as published
             (`core.evaluation.readout`); `fine_tuned`: the same, and the encoders are trained with
             it.
         modalities: whose features are read; None: all. One of two shows what an encoder that was
@@ -367,7 +365,7 @@ class ActivityRecognition(SampleTask):
             with torch.no_grad():
                 new = self._of_modalities(system.embed(batch))
             train = _labelled(data, "train")
-            probabilities = _linear_scores(data, features, train, new, "test").softmax(1)
+            probabilities = _linear_scores(data, features, train, new, "test")
         best, names = probabilities.max(1), data.classes["label"]
         length = seconds if data.cut.seconds is None else data.cut.seconds
         return pl.DataFrame(
@@ -398,22 +396,24 @@ def _linear_scores(
     new: dict[str, Float[Tensor, "m dim"]],
     split: str,
 ) -> Float[Tensor, "m classes"]:
-    """Sums over the modalities of the log-probabilities of a logistic regression on each.
+    """Probabilities of one logistic regression on all features, the modalities weighing the same.
 
-    One regression on all numbers together would be one on those of the widest features: CSSHAR has
-    5632, the co-occurrence network 256.
+    CSSHAR gives 5632 numbers, the co-occurrence network 256.
     """
     labels, judges = data.labels["label"], _judges(data, train)
     choose = split == "test" and judges is not train
     penalties = PENALTIES if choose else (_VALIDATION_PENALTY,)
-    total = torch.zeros(1, device=labels.device)
-    for name, of in features.items():
-        x = of.float()
-        probe = LinearProbe.fit(x[train], labels[train], x[judges], labels[judges], penalties)
-        scores = probe.scores(new[name].float())
-        scores = torch.nn.functional.pad(scores, (0, data.n_classes["label"] - scores.shape[1]))
-        total = total + scores.clamp(min=_LEAST_PROBABILITY).log()
-    return total
+    x = torch.cat([of.float() for of in features.values()], 1)
+    probe = LinearProbe.fit(
+        x[train],
+        labels[train],
+        x[judges],
+        labels[judges],
+        penalties,
+        groups=[of.shape[1] for of in features.values()],
+    )
+    scores = probe.scores(torch.cat([new[name].float() for name in features], 1))
+    return torch.nn.functional.pad(scores, (0, data.n_classes["label"] - scores.shape[1]))
 
 
 def _of_units(values: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ class LinearProbe:
         weight: (classes, dim), of the standardised features.
         bias: (classes,).
         mean: (dim,) of the training rows.
-        std: (dim,) of the training rows; 1 where a feature is constant.
+        std: (dim,) divisors: the deviations of the training rows, 1 where a feature is constant,
+            greater in wide `groups`.
         classes: (classes,) labels that training rows have, ascending; no other is ever predicted.
         n_classes: 1 + the largest label of training or validation.
         penalty: the one chosen.
@@ -51,6 +52,7 @@ class LinearProbe:
         valid_labels: Int[Tensor, " v"],
         penalties: Sequence[float] = PENALTIES,
         max_iterations: int = 500,
+        groups: Sequence[int] | None = None,
     ) -> Self:
         """Fits one probe for each penalty, strongest first, each from the one before.
 
@@ -67,6 +69,9 @@ class LinearProbe:
             valid_labels: their classes; one that no training row has counts as an error.
             penalties: positive; those to choose from.
             max_iterations: of L-BFGS, for each penalty.
+            groups: numbers of consecutive features that belong together, such as those of each
+                modality; each group then has the same variance in all, so that the widest does not
+                drown the others. Groups of one width are as none.
 
         Raises:
             DataError: no rows, sizes that do not match, fewer than two classes, negative labels,
@@ -100,6 +105,10 @@ class LinearProbe:
             # A constant column has the deviation of its rounding errors.
             constant = std <= 10 * torch.finfo(x.dtype).eps * mean.abs()
             std = std.masked_fill(constant, 1)
+            if groups is not None:
+                widths = torch.tensor(groups, dtype=x.dtype, device=device)
+                share = (widths * len(groups) / widths.sum()).sqrt()
+                std = std * share.repeat_interleave(torch.tensor(groups, device=device))
             x = ((x - mean) / std).masked_fill(constant, 0)
             y = torch.searchsorted(classes, labels.long())
             n_classes = 1 + int(torch.maximum(labels.max(), valid_labels.max()))

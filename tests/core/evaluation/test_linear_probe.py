@@ -184,3 +184,25 @@ def test_more_features_than_rows_have_the_same_optimum() -> None:
     reference.fit((x - mean) / std, y)
     expected = torch.from_numpy(reference.predict_proba((new - mean) / std))
     torch.testing.assert_close(probe.scores(new), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wide_group_of_features_does_not_drown_a_narrow_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 2
+    told = y[:, None] + 0.3 * torch.randn(40, 2, generator=generator)
+    noise = torch.randn(40, 400, generator=generator)
+    x = torch.cat([told, noise], 1)
+    new_y = torch.arange(400) % 2
+    told = new_y[:, None] + 0.3 * torch.randn(400, 2, generator=generator)
+    new = torch.cat([told, torch.randn(400, 400, generator=generator)], 1)
+    alike = LinearProbe.fit(x, y, x, y, penalties=(0.1,))
+    balanced = LinearProbe.fit(x, y, x, y, penalties=(0.1,), groups=[2, 400])
+    assert balanced.accuracy(new, new_y) > 0.95 > 0.8 > alike.accuracy(new, new_y)
+
+
+def test_groups_of_one_width_are_as_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(30, 8, generator=generator), torch.arange(30) % 3
+    plain = LinearProbe.fit(x, y, x, y, penalties=(0.1,))
+    grouped = LinearProbe.fit(x, y, x, y, penalties=(0.1,), groups=[4, 4])
+    torch.testing.assert_close(plain.scores(x), grouped.scores(x))
