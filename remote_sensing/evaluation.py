@@ -28,13 +28,18 @@ def judge_classes(scores: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"
     Raises:
         DataError: scores are NaN, or labels are of classes without a score.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     found = classification(scores, labels, range(len(labels)))
-    kappa = cohen_kappa_score(labels.cpu().numpy(), scores.argmax(1).cpu().numpy())
-    # All of one class and right: the ratio is 0 / 0.
-    kappa = 0.0 if np.isnan(kappa) else float(kappa)
-    return Judged(found.metrics | {"kappa": kappa}, found.per_unit)
+    n, n_classes = scores.shape
+    truth, said = labels.cpu().numpy(), scores.argmax(1).cpu().numpy()
+    true_share, said_share = (np.bincount(of, minlength=n_classes) / n for of in (truth, said))
+    accuracy, chance = found.metrics["accuracy"], float(true_share @ said_share)
+    # All of one class and right: there is nothing to be better than.
+    left = (1 - chance) or np.inf
+    kappa = (accuracy - chance) / left
+    better = found.per_unit["accuracy"] - accuracy
+    likelier = said_share[truth] + true_share[said] - 2 * chance
+    moves = better / left - likelier * (1 - accuracy) / left**2
+    return Judged(found.metrics | {"kappa": kappa}, found.per_unit | {"kappa": kappa + moves})
 
 
 def judge_labels(logits: Float[Tensor, "n labels"], wanted: Float[Tensor, "n labels"]) -> Judged:

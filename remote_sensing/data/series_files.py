@@ -298,7 +298,7 @@ def write_fields(
             kind = "c" if values.dtype.kind == "S" else values.dtype.str[1:]
             written.createVariable(name, kind, tuple(axes))[:] = values
         for name, texts in names.items():
-            setattr(written, name, ",".join(texts))
+            setattr(written, name, ",".join(texts).encode())
 
 
 def _classic(values: np.ndarray) -> np.ndarray:

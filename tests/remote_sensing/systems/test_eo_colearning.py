@@ -204,7 +204,7 @@ def test_is_rebuilt_from_files_with_its_class_weights(tmp_path: Path) -> None:
 def test_refuses_what_it_cannot_learn_from() -> None:
     with pytest.raises(DataError, match="MDiCo of one modality, S1"):
         built({"S1": [2, 6]})
-    with pytest.raises(DataError, match="width 7\n.*even"):
+    with pytest.raises(DataError, match=r"width 7\n.*even"):
         built(encoder=PLAIN | {"dim": 7})
     with pytest.raises(DataError, match="mod_head_input=both"):
         built(mod_head_input="both")
