@@ -222,7 +222,7 @@ def test_distances_alone_say_where_a_patch_is(positions: Any, same: bool) -> Non
 
 def test_large_images_in_bfloat16() -> None:
     system = _system(scrambled=False).eval()
-    images = _images(height=256, width=256, rows=1)
+    images = _images(height=128, width=128, rows=1)
     exact = system.embed(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = system.embed(images)
