@@ -5,12 +5,13 @@ from hashlib import sha256
 
 import numpy as np
 from jaxtyping import Float64
+from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from core.data.checks import DataError
 from core.data.samples import SPLITS
 
-# Cylindrical, of equal areas, in metres: for archives of several UTM zones.
+# Cylindrical, of equal areas, in metres: for several UTM zones, and for degrees.
 _WORLD = "EPSG:6933"
 
 
@@ -18,7 +19,7 @@ def split_by_blocks(
     crs: Sequence[str],
     corners: Float64[np.ndarray, "n 4 2"],
     block: float,
-    buffer: float,
+    buffer: float | None,
     ratios: Sequence[float],
     seed: int,
 ) -> list[str]:
@@ -31,7 +32,8 @@ def split_by_blocks(
         crs: of each chip.
         corners: of each chip, in its own CRS.
         block: side of a square in metres.
-        buffer: metres around a chip that must lie in squares of the chip's own split.
+        buffer: metres around a chip that must lie in squares of the chip's own split; None is the
+            side of the largest chip.
         ratios: shares of train, valid, test.
         seed: of the draw.
 
@@ -41,8 +43,10 @@ def split_by_blocks(
     """
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
         raise DataError(f"data.ratios={list(ratios)}", expected="three shares with the sum 1")
-    places = corners if len(set(crs)) <= 1 else _of_world(crs, corners)
-    low, high = places.min(1) - buffer, places.max(1) + buffer
+    in_metres = len(set(crs)) == 1 and not CRS.from_user_input(crs[0]).is_geographic
+    places = corners if in_metres else _of_world(crs, corners)
+    margin = float(np.ptp(places, axis=1).max()) if buffer is None else buffer
+    low, high = places.min(1) - margin, places.max(1) + margin
     widest = float((high - low).max())
     if block < widest:
         raise DataError(

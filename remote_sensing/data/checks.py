@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -37,6 +38,9 @@ from remote_sensing.data.rasters import (
     overlap,
 )
 from remote_sensing.data.read_chips import LARGER
+
+if TYPE_CHECKING:
+    import hashlib
 
 _FEW_VALID = 0.5
 
@@ -158,12 +162,10 @@ def _look(scene: Scene, reading: Reading) -> _Look:
         )
     elif valid < _FEW_VALID:
         look.warnings.append(f"{scene.files[0]}: only {100 * valid:.0f} % of the pixels have data")
-    total = sha256()
-    for values in pixels.values.values():
-        total.update(np.ascontiguousarray(values).tobytes())
-    look.digest = total.hexdigest()
+    stored = sha256()
     for sensor in scene.bands:
-        _values(look, sensor, reading)
+        _values(look, sensor, reading, stored)
+    look.digest = stored.hexdigest()
     if OPTICAL in pixels.values and valid > 0:
         look.optical = np.nanmean(pixels.values[OPTICAL][0], (1, 2)).tolist()
     if RADAR in pixels.values and valid > 0:
@@ -200,7 +202,7 @@ def _same_ground(look: _Look, file: Path, own: Grid, grid: Grid, align: bool) ->
         )
 
 
-def _values(look: _Look, sensor: str, reading: Reading) -> None:
+def _values(look: _Look, sensor: str, reading: Reading, stored: "hashlib._Hash") -> None:
     """Types, units and missing pixels of the stored values, file by file."""
     unit, pixel_of = reading.units[sensor], {}
     for band in look.scene.bands[sensor]:
@@ -214,6 +216,7 @@ def _values(look: _Look, sensor: str, reading: Reading) -> None:
                 pixel_of[band.name] = Grid.of(source).pixel
         except RasterioError:
             continue  # the reading said so already
+        stored.update(raw.tobytes())
         found = dtype_problem(band.file, dtype, sensor, unit)
         look.problems += [found] if found else []
         found = named_otherwise(band.file, band.name, description, sensor)

@@ -128,10 +128,8 @@ def split_chips(
         splits = [of_scene.get(chip.scene.name, "") for chip in chips]
     else:
         corners = np.array([chip.corners(height, width) for chip in chips])
-        side = max(height, width) * chips[0].grid.pixel
         crs = [chip.grid.crs.to_string() for chip in chips]
-        margin = side if buffer is None else buffer
-        splits = split_by_blocks(crs, corners, block, margin, ratios, seed)
+        splits = split_by_blocks(crs, corners, block, buffer, ratios, seed)
     if "train" not in splits:
         raise DataError(
             "no chip is left to train on",

@@ -10,8 +10,8 @@ from jaxtyping import Float, Shaped
 from core.data.checks import DataError
 from remote_sensing.data.bands import NATIVE, RADAR, canonical_band
 
-# Share of a band's pixels of one value from which on that value means something.
-_REPEATED = 0.01
+# Share and number of a band's pixels of one value from which on that value means something.
+_REPEATED, _SEVERAL = 0.01, 20
 _DARKEST = -0.03  # reflectance that noise and the correction of the atmosphere still reach
 _MANY = 0.05
 # Backscatter of land and water in dB.
@@ -55,7 +55,7 @@ def undeclared_nodata(
     ends = [0, len(found) - 1] if len(found) > 1 else []
     for place in [*([] if common is None else [common]), *ends]:
         share = counts[place] / len(values)
-        if share < _REPEATED:
+        if share < _REPEATED or counts[place] < _SEVERAL:
             continue
         others = np.delete(found, place).astype(np.float64)
         gap = np.abs(others - float(found[place])).min() if len(others) else 0.0

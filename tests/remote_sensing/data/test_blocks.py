@@ -69,6 +69,16 @@ def test_zones_are_brought_together() -> None:
     assert len(set(splits)) > 1
 
 
+def test_degrees_are_measured_in_metres() -> None:
+    from rasterio.warp import transform
+
+    corners = _grid(20)
+    x, y = transform("EPSG:32633", "EPSG:4326", corners[..., 0].ravel(), corners[..., 1].ravel())
+    degrees = np.stack([x, y], -1).reshape(corners.shape)
+    splits = split_by_blocks(["EPSG:4326"] * 400, degrees, 1200.0, None, (0.6, 0.2, 0.2), 0)
+    assert set(splits) == {"train", "valid", "test", ""}
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(DataError, match="three shares"):
         _split(_grid(2), ratios=(0.5, 0.2))
