@@ -50,7 +50,8 @@ class ActivityRecognition(SampleTask):
     activity; `clip_retrieval@1`, it is the same clip.
 
     Args:
-        augment: modality -> what makes one view of it; for systems of views.
+        augment: modality -> what makes one view of it, or one for both; None leaves the windows
+            as they are.
         monitor: the metric that chooses checkpoints and configurations, and that `compare` decides
             on.
         classifier: `linear`: logistic regression on the standardised features, each modality's
@@ -79,7 +80,9 @@ class ActivityRecognition(SampleTask):
         labels_per_class: Sequence[int] = (),
         n_draws: int = 5,
     ) -> None:
-        super().__init__(augment or _as_it_is, monitor)
+        if not isinstance(augment, dict):
+            augment = dict.fromkeys((SKELETON, IMU), augment or _as_it_is)
+        super().__init__(augment, monitor)
         self.classifier, self.modalities, self.n_draws = classifier, modalities, n_draws
         self.budgets: dict[str, dict[str, Any]] = {
             f"{100 * share:g}_percent": {"share": share, "per_class": None}

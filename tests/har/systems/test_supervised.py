@@ -98,3 +98,15 @@ def test_a_skeleton_has_no_sensor_to_turn() -> None:
     system = built(SLA, data, ActivityRecognition())
     with pytest.raises(DataError, match="no axes to rotate"):
         system.predict({SKELETON: data.inputs[SKELETON][:2]})
+
+
+@pytest.mark.parametrize("augment", [None, NoiseAndGain(0.1, 0.1)])
+def test_windows_as_they_are_and_one_augmentation_for_both_sensors(augment) -> None:
+    data = windows()
+    task = ActivityRecognition(augment)
+    system = built(Supervised, data, task)
+    batch = next(iter(task.train_loader(system, data, 8, seed=0)))
+    for name in data.inputs:
+        same = torch.equal(batch[f"views/{name}"][0], batch[name])
+        assert same == (augment is None)
+    assert system.objective(batch)["loss"].isfinite()
