@@ -263,6 +263,12 @@ class ChipProbing(SampleTask):
             frames.append(pl.DataFrame(rows | {"embedding": values.cpu().tolist()} | where))
         return pl.concat(frames).cast({"embedding": pl.List(pl.Float32)})
 
+    def parquet_metadata(self, table: pl.DataFrame) -> dict[str, str]:
+        """What makes a Parquet file of `embed` GeoParquet."""
+        from remote_sensing.data.geometry import bounds_of, geoparquet_metadata
+
+        return geoparquet_metadata(bounds_of(table["geometry"].to_list()))
+
     def search(
         self,
         system: System,

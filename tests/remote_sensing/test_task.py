@@ -1,5 +1,6 @@
 """Evaluation, augmentation and search of chips, with systems whose features are known."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,10 @@ def test_embeddings_know_where_they_lie() -> None:
     row = table.filter(kind="radar", id="chip3").row(0, named=True)
     np.testing.assert_allclose(row["embedding"], expected, rtol=1e-5)
     assert row["affine"] == data.places.affine[3].tolist()
+    metadata = json.loads(ChipProbing().parquet_metadata(table)["geo"])
+    west, south, east, north = metadata["columns"]["geometry"]["bbox"]
+    assert 14.9 < west < 15 <= east < 15.1
+    assert 45.1 < south < north < 45.2
 
 
 def test_statistics_travel_with_the_run(tmp_path: Path) -> None:
