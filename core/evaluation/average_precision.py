@@ -1,7 +1,6 @@
 """Mean average precision of several labels a row, with a value for every row."""
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
