@@ -194,7 +194,9 @@ def embed(config: DictConfig) -> None:
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     table = task.embed(system, data)
     out.parent.mkdir(parents=True, exist_ok=True)
-    table.write_parquet(out)
+    # A field may have a standard for what a table says of itself, such as GeoParquet.
+    metadata = task.parquet_metadata(table) if hasattr(task, "parquet_metadata") else None
+    table.write_parquet(out, metadata=metadata)
     counts = table.group_by("kind", maintain_order=True).len()
     rows = [
         {"kind": kind, "rows": n, "width": len(table.row(by_predicate=None, index=0)[2])}
