@@ -276,6 +276,11 @@ class CROMA(System):
         self.encoders = nn.ModuleDict(
             {OPTICAL: encoder(OPTICAL, depth), RADAR: encoder(RADAR, depth // 2)}
         )
+        for module in self.encoders.modules():
+            # The narrow start that is usual for ViTs keeps the contrast on its first plateau for
+            # hundreds of steps at the small size.
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
         self._grid({name: torch.empty(1, *shapes[name], device="meta") for name in SENSORS})
         if self.contrastive:
             self.pools = nn.ModuleDict(
