@@ -110,9 +110,10 @@ def _domain_of(verb: str, arguments: list[str]) -> str:
 
 
 def _domain_of_method(slug: str) -> str:
+    # Of a name that several have, the method without a field: those of fields have commands.
     methods = {
         file.stem: domain
-        for domain in _CATALOGUES
+        for domain in sorted(_CATALOGUES, key=lambda domain: domain == "core")
         for file in sorted((domain_conf(domain) / "system").glob("*.yaml"))
     }
     if slug not in methods:

@@ -45,6 +45,9 @@ SMALL = {
 # What is long before the first step, or larger than a test needs.
 SHORT = {
     "cmc_cmkm": "system.guide_epochs=1",
+    "multistage_cl": "trainer.batch_size_global=8000",  # of clusters, which fill whole batches
+    "swav": "system.n_local_views=1 "
+    "system.encoder={_target_:core.encoders.small_convolutions.PooledConvNet}",
     "croma": "data.size=24 system.dim=48 system.depth=2 system.heads=4 system.decoder_dim=32 "
     "system.decoder_heads=4",
 }
@@ -271,7 +274,7 @@ def test_every_system_takes_two_steps(
     data = demos[domain, choice]
     chosen = f"data={choice}" if domain == "core" else ""
     short = SHORT.get(file.stem, "")
-    line = f"train system={file.stem} {chosen} {short} data.path={data} {TWO_STEPS}"
+    line = f"train system={file.stem} {chosen} data.path={data} {TWO_STEPS} {short}"
     _run(domain, line, tmp_path, monkeypatch)
     _trained(tmp_path)
 
@@ -284,9 +287,9 @@ def test_every_data_set_takes_two_steps(
     data, small = demos[domain, choice], SMALL.get((domain, choice), "")
     words = _command(file)[2].split()
     system = [word for word in words if word.startswith(("system=", "task."))]
-    system += [SHORT[name] for name in SHORT if f"system={name}" in words]
+    short = " ".join(SHORT[name] for name in SHORT if f"system={name}" in words)
     path = "" if file.stem.endswith("demo") else f"data.path={data}"
-    line = f"train data={file.stem} {' '.join(system)} {path} {small} {TWO_STEPS}"
+    line = f"train data={file.stem} {' '.join(system)} {path} {small} {TWO_STEPS} {short}"
     _run(domain, line, tmp_path, monkeypatch)
     _trained(tmp_path)
 

@@ -68,9 +68,9 @@ def test_holds_the_six_packages_and_their_configs(wheel: Path) -> None:
     [
         ("recsys systems", "bm3"),
         ("recsys --help", "data demo"),
-        ("har systems", "har has no method yet"),
+        ("har systems", "har_hard_negatives"),
         ("medical systems", "medical has no method yet"),
-        ("remote-sensing systems", "remote-sensing has no method yet"),
+        ("remote-sensing systems", "croma"),
         ("audio-music systems", "audio-music has no method yet"),
         ("consilience systems", "lightgcn"),
     ],

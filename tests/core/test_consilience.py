@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.consilience import DOMAINS, main
+from core.consilience import DOMAINS, _domain_of_method, main
 
 ROOT = Path(__file__).parents[2]
 LIGHT = """
@@ -121,3 +121,9 @@ def test_a_mistake_ends_in_one_message(
         main()
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_name_that_several_have_is_that_of_the_method_without_a_field() -> None:
+    assert (ROOT / "har/conf/system/simclr.yaml").is_file()
+    assert _domain_of_method("simclr") == "core"
+    assert _domain_of_method("cmc") == "har"
