@@ -45,7 +45,7 @@ SMALL = {
 # What is long before the first step, or larger than a test needs.
 SHORT = {
     "cmc_cmkm": "system.guide_epochs=1",
-    "multistage_cl": "trainer.batch_size_global=8000",  # of clusters, which fill whole batches
+    "multistage_cl": "trainer.batch_size_global=8000 system.merge_small=true",
     "swav": "system.n_local_views=1 "
     "system.encoder={_target_:core.encoders.small_convolutions.PooledConvNet}",
     "croma": "data.size=24 system.dim=48 system.depth=2 system.heads=4 system.decoder_dim=32 "
