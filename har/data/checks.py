@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from core.data.checks import CheckReport, DataError
+from core.data.findings import Findings, few
 from core.data.samples import SPLITS
 from har.data.cut import Cut
-from har.data.findings import Findings, few
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recording, Recordings
 from har.data.splits import Names, split_recordings

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core.data.checks import DataError
-from har.data.findings import Findings
+from core.data.findings import Findings
 from har.data.recordings import Stream
 
 _GAP = 5.0  # periods without a sample

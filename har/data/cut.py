@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from core.data.checks import DataError
-from har.data.findings import Findings
+from core.data.findings import Findings
 from har.data.recordings import IMU, SKELETON, Recording, Recordings
 from har.data.resample import bone_length, common_clock, fourier_resample_all, normalise_skeleton
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from core.data.checks import DataError
-from har.data.findings import Findings
+from core.data.findings import Findings
 from har.data.recordings import IMU, SKELETON, Recording, Recordings, Stream
 from har.data.splits import in_order
 

@@ -8,9 +8,9 @@ import polars as pl
 from jaxtyping import Float
 
 from core.data.checks import DataError
+from core.data.findings import Findings, few
 from har.data.clocks import stream_of_times
 from har.data.declaration import EXAMPLE, Declaration, read_declaration
-from har.data.findings import Findings, few
 from har.data.recordings import IMU, SKELETON, Recording, Recordings, Stream
 from har.data.splits import in_order
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.data.checks import DataError
-from har.data.findings import Findings
+from core.data.findings import Findings
 from har.data.harnet import read_harnet
 from har.data.layout import STREAMS, read_layout, read_layout_file
 from har.data.recordings import IMU, SKELETON, Recordings

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core.data.checks import DataError
-from har.data.findings import Findings, few
+from core.data.findings import Findings, few
 from har.data.recordings import IMU, SKELETON, Recording, Recordings, Stream
 
 RATE = 30.0

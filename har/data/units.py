@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from core.data.checks import DataError
-from har.data.findings import Findings, few
+from core.data.findings import Findings, few
 from har.data.recordings import IMU, SKELETON, Recordings
 
 # A body at rest reads 1 g; its parts turn by 50 to 1,500 deg/s in daily life; it is under 3 m high.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.io import loadmat
 
 from core.data.checks import DataError
-from har.data.findings import Findings, few
+from core.data.findings import Findings, few
 from har.data.recordings import IMU, SKELETON, Recording, Recordings, Stream
 
 CLASSES = [

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core.data.checks import DataError
+from core.data.findings import Findings, few
 from core.data.samples import SPLITS, Samples
 from har.data.cut import Cut, Pieces, cut_recordings
-from har.data.findings import Findings, few
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recordings
 from har.data.splits import Names, in_order, split_recordings

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from core.data.checks import CheckReport
-from recsys.data.findings import Findings
+from core.data.findings import Findings
 from recsys.data.interactions import Interactions
 from recsys.data.readers import read_interactions
 

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Int64
 
 from core.data.checks import CheckReport, DataError
+from core.data.findings import Findings
 from core.data.stream import Block
 from recsys.data.entities import EntityPairs, EntityTable
 from recsys.data.entity_tables import read_entities_table, read_vocabulary
-from recsys.data.findings import Findings
 from recsys.data.pair_files import PairBlock, find_pair_files, pair_blocks
 from recsys.data.pair_splits import Label, split_rule
 

@@ -8,8 +8,8 @@ import polars as pl
 import torch
 
 from core.data.checks import DataError
+from core.data.findings import Findings
 from recsys.data.entities import NO_VALUE, EntityTable
-from recsys.data.findings import Findings
 from recsys.data.tables import PARQUET_ERRORS
 
 Vocabulary = dict[str, int | None]

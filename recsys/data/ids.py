@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from core.data.checks import DataError
-from recsys.data.findings import Findings
+from core.data.findings import Findings
 from recsys.data.interactions import Interactions
 from recsys.data.tables import Table, read_columns
 

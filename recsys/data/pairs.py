@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from core.data.checks import DataError
-from recsys.data.findings import Findings
+from core.data.findings import Findings
 from recsys.data.tables import Table
 
 _SPLIT_NAMES = ("train", "validation", "test")

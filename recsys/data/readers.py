@@ -11,8 +11,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from core.data.checks import DataError
+from core.data.findings import Findings
 from recsys.data.arrays import align_features, feature_files, read_features
-from recsys.data.findings import Findings
 from recsys.data.ids import Ids, encode, read_id_mapping, read_row_mapping
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import (

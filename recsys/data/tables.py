@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from core.data.checks import DataError
+from core.data.findings import Findings
 from recsys.data.arrays import read_array
-from recsys.data.findings import Findings
 
 _KNOWN_NAMES = {
     "user": {"userid", "user", "uid"},

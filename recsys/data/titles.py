@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from core.data.checks import DataError
-from recsys.data.findings import Findings
+from core.data.findings import Findings
 from recsys.data.tables import ROW, find_column, read_columns, read_parquet
 
 _ID_NAMES = {"itemid", "item", "iid"}
