@@ -220,7 +220,7 @@ def search(config: DictConfig) -> None:
     query = str(config.query)
     rows = task.search(system, data, query, config.k, index)
     print_table(rows, query)
-    if hasattr(task, "draw_search"):
+    if rows and hasattr(task, "draw_search"):
         file = Path(config.out) if config.out else run_dir_of(checkpoint) / "search.png"
         task.draw_search(data, query, rows, file)
         print(f"wrote {file}")
@@ -289,7 +289,7 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
         DataError: the command line names another system, or the saved config would call something
             that neither the project's configs nor this command line name.
     """
-    _refuse_foreigntargets(saved, config)
+    _refuse_foreign_targets(saved, config)
     saved = saved.copy()
     for text in HydraConfig.get().overrides.task:
         key = OverridesParser.create().parse_override(text).key_or_group.split("@")[0]
@@ -305,7 +305,7 @@ def with_overrides(saved: DictConfig, config: DictConfig) -> DictConfig:
     return saved
 
 
-def _refuse_foreigntargets(saved: DictConfig, config: DictConfig) -> None:
+def _refuse_foreign_targets(saved: DictConfig, config: DictConfig) -> None:
     # A checkpoint may come from anyone, and a target is code that is run.
     known = set(targets(OmegaConf.to_container(config)))
     for folder in (conf_dir("core"), domain_conf(config.domain)):

@@ -82,15 +82,15 @@ def animate(recordings: Recordings, number: int, file: str | Path) -> None:
         # Axes and traces do not move: only figures and cursors are drawn for each picture.
         background = canvas.copy_from_bbox(figure.bbox)
         pictures = []
-        for now in np.arange(times[0], times[-1], _MILLISECONDS / 1000):
+        for instant in np.arange(times[0], times[-1], _MILLISECONDS / 1000):
             canvas.restore_region(background)
-            pose = joints[np.argmin(np.abs(times - now))]
+            pose = joints[np.argmin(np.abs(times - instant))]
             for axes, turn in views:
                 for artist in draw_figure(axes, pose, body, turn=turn, width=3):
                     axes.draw_artist(artist)
                     artist.remove()
             for axes in panels:
-                cursor = axes.axvline(now, color=_GREY, linewidth=2)
+                cursor = axes.axvline(instant, color=_GREY, linewidth=2)
                 axes.draw_artist(cursor)
                 cursor.remove()
             pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
