@@ -1,0 +1,1 @@
+"""Recordings and scores, from files to batches on the device."""

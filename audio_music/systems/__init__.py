@@ -1,0 +1,1 @@
+"""Methods for speech and music, one a file."""
