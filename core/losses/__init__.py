@@ -20,6 +20,7 @@ from core.losses.dino import DINOLoss
 from core.losses.distinct import distinct
 from core.losses.gradient_cache import cached_backward
 from core.losses.hard_negative import hard_negative
+from core.losses.hinge_ranking import hinge_ranking
 from core.losses.hubert import feature_penalty, hubert
 from core.losses.ibot import IBOTLoss
 from core.losses.in_batch_softmax import in_batch_softmax
@@ -70,6 +71,7 @@ __all__ = [
     "embedding_penalty",
     "feature_penalty",
     "hard_negative",
+    "hinge_ranking",
     "hubert",
     "in_batch_softmax",
     "info_nce",

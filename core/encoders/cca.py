@@ -1,0 +1,108 @@
+"""Canonical correlation analysis as a layer (Dorfer et al. 2018, IJMIR, arXiv 1707.06469)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class CCALayer(nn.Module):
+    """Projects two modalities onto their most correlated directions, those of the batch in training.
+
+    In training mode the projection is that of the batch itself, with gradients through covariances
+    and eigen-decompositions; in evaluation mode it is that of the last training batch,
+    or of the rows that `refine` was given. Each process projects by its own rows.
+
+    Everything is computed in float64: the gradient of an eigenvector grows with the inverse of the
+    distance between eigenvalues.
+
+    Args:
+        dim: width of both modalities.
+        ridge: added to the diagonals of both covariances.
+        correlation_ridge: added to the diagonals of TTᵀ and TᵀT before their eigenvectors are
+            taken.
+    """
+
+    mean_a: Tensor
+    mean_b: Tensor
+    onto_a: Tensor
+    onto_b: Tensor
+
+    def __init__(self, dim: int, ridge: float = 1e-3, correlation_ridge: float = 1e-3) -> None:
+        super().__init__()
+        self.ridge, self.correlation_ridge = ridge, correlation_ridge
+        for name in ("a", "b"):
+            self.register_buffer(f"mean_{name}", torch.zeros(dim, dtype=torch.float64))
+            self.register_buffer(f"onto_{name}", torch.eye(dim, dtype=torch.float64))
+
+    def forward(
+        self, a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
+        """Both modalities projected, in the dtype of `a`."""
+        if self.training:
+            found = self._statistics(a, b)
+            self._keep(found)
+        else:
+            found = (self.mean_a, self.mean_b, self.onto_a, self.onto_b)
+        mean_a, mean_b, onto_a, onto_b = found
+        # As in the authors' code, no gradient through the means that are subtracted here.
+        mean_a, mean_b = mean_a.detach(), mean_b.detach()
+        projected = ((a.double() - mean_a) @ onto_a, (b.double() - mean_b) @ onto_b)
+        return projected[0].to(a.dtype), projected[1].to(a.dtype)
+
+    def project_a(self, a: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The first modality alone, by what was kept."""
+        return ((a.double() - self.mean_a) @ self.onto_a).to(a.dtype)
+
+    def project_b(self, b: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The second modality alone, by what was kept."""
+        return ((b.double() - self.mean_b) @ self.onto_b).to(b.dtype)
+
+    @torch.no_grad()
+    def refine(self, a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"]) -> None:
+        """Keeps the projection of many pairs in place of that of the last batch."""
+        self._keep(self._statistics(a, b))
+
+    def correlations(
+        self, a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, " dim"]:
+        """Canonical correlations of the rows, ascending; a ridge keeps them above 0."""
+        first, cross, second = self._covariances(a.double(), b.double())
+        between = _inverse_root(first) @ cross @ _inverse_root(second)
+        values = torch.linalg.eigvalsh(_with_ridge(between @ between.T, self.correlation_ridge))
+        found: Tensor = values.clamp(1e-7, 1).sqrt()
+        return found
+
+    def _statistics(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with torch.autocast(a.device.type, enabled=False):
+            a, b = a.double(), b.double()
+            first, cross, second = self._covariances(a, b)
+            root_a, root_b = _inverse_root(first), _inverse_root(second)
+            between = root_a @ cross @ root_b
+            ridge = self.correlation_ridge
+            onto_a = root_a @ torch.linalg.eigh(_with_ridge(between @ between.T, ridge))[1]
+            onto_b = root_b @ torch.linalg.eigh(_with_ridge(between.T @ between, ridge))[1]
+            # Two decompositions choose the signs of their vectors apart from each other.
+            agree = torch.einsum("ik,ij,jk->k", onto_a, cross, onto_b).detach().sign()
+            return a.mean(0), b.mean(0), onto_a * agree, onto_b
+
+    def _covariances(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, b = a - a.mean(0), b - b.mean(0)
+        n = max(len(a) - 1, 1)
+        first, second = (_with_ridge(x.T @ x / n, self.ridge) for x in (a, b))
+        return first, a.T @ b / n, second
+
+    def _keep(self, found: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        kept = (self.mean_a, self.mean_b, self.onto_a, self.onto_b)
+        for buffer, value in zip(kept, found, strict=True):
+            buffer.copy_(value.detach())
+
+
+def _with_ridge(matrix: Float[Tensor, "dim dim"], ridge: float) -> Float[Tensor, "dim dim"]:
+    return matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+
+
+def _inverse_root(matrix: Float[Tensor, "dim dim"]) -> Float[Tensor, "dim dim"]:
+    """The inverse square root of a positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    root: Tensor = (vectors * values.rsqrt()) @ vectors.T
+    return root
