@@ -1,4 +1,4 @@
-"""Pairwise ranking with a hinge: a pair must be more alike than its anchor and any other candidate."""
+"""Pairwise ranking with a hinge: a pair must be more alike than the anchor and other candidates."""
 
 from jaxtyping import Float
 from torch import Tensor
