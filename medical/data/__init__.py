@@ -1,0 +1,1 @@
+"""Files of medicine: volumes with their reports, patches and slides."""

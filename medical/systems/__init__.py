@@ -1,0 +1,1 @@
+"""Methods of medicine, one file each."""
