@@ -55,9 +55,9 @@ class ActivityRecognition(SampleTask):
         monitor: the metric that chooses checkpoints and configurations, and that `compare` decides
             on.
         classifier: `linear`: logistic regression on the standardised features, each modality's
-            weighing the same; `mlp`: a hidden layer for each modality, as published
-            (`core.evaluation.readout`); `fine_tuned`: the same, and the encoders are trained with
-            it.
+            weighing the same; `mlp`: the published network, a hidden layer for each of several
+            modalities, two for a single one (`core.evaluation.readout`); `fine_tuned`: the same,
+            and the encoders are trained with it.
         modalities: whose features are read; None: all. One of two shows what an encoder that was
             trained with both is worth where only one sensor is there.
         label_fractions: further evaluations with these shares of every activity's labels.

@@ -12,23 +12,31 @@ Features = Mapping[str, Float[Tensor, "batch dim"]]
 
 
 class Readout(nn.Module):
-    """Linear, batch norm, ReLU on the features of each modality; side by side; linear.
+    """The classifier of Brinzea, Khaertdinov and Asteriadis (arXiv 2205.10071) on features.
+
+    Of several modalities: linear, batch norm, ReLU on the features of each; side by side; linear.
+    Of one: two hidden layers with ReLU, the second half as wide as the first; linear.
 
     Args:
         dims: modality -> width of its features.
         n_classes: number of classes.
-        hidden: width of each modality's layer.
+        hidden: width of each modality's first layer.
     """
 
     def __init__(self, dims: Mapping[str, int], n_classes: int, hidden: int = 256) -> None:
         super().__init__()
+        width = hidden // 2 if len(dims) == 1 else hidden
         self.branches = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
+                name: nn.Sequential(
+                    nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.ReLU()
+                )
+                if len(dims) == 1
+                else nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
                 for name, dim in dims.items()
             }
         )
-        self.head = nn.Linear(hidden * len(dims), n_classes)
+        self.head = nn.Linear(width * len(dims), n_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "batch classes"]:
         """Class scores."""

@@ -1,8 +1,7 @@
 """Supervised classification of one sensor or of both: the upper rows of the field's tables.
 
 The encoders of CMC with the classifier that Brinzea, Khaertdinov and Asteriadis put on frozen ones
-(IJCNN 2022, arXiv 2205.10071), all trained together: a hidden layer for each modality, side by
-side, and a linear layer.
+(IJCNN 2022, arXiv 2205.10071), all trained together, see `core.evaluation.readout.Readout`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ class Supervised(System):
         n_classes: name of a label -> number of its classes; `label` is learned.
         encoder: modality -> `_target_` and arguments, or one for all; None: the published ones,
             see `har.systems.encoders`.
-        hidden_dim: width of each modality's layer before the classifier.
+        hidden_dim: width of each modality's first layer in the classifier.
 
     Raises:
         DataError: the data have no label.

@@ -105,10 +105,28 @@ def test_the_encoder_learns_where_it_is_given(tuned: bool) -> None:
 def test_a_last_batch_of_one_row_is_left_out() -> None:
     """Batch norm could not take it."""
     features, label = rows()
-    readout, some = Readout({"a": 3}, 3, hidden=4), torch.arange(17)
+    readout, some = Readout({"a": 3, "b": 3}, 3, hidden=4), torch.arange(17)
     rows_of = (some, label[some])
-    fit_readout(readout, lambda r: {"a": features["a"][r]}, rows_of, rows_of, batch_size=16)
-    assert readout_scores(readout, lambda r: {"a": features["a"][r]}, some).isfinite().all()
+
+    def encode(some: Tensor) -> dict[str, Tensor]:
+        return {name: of[some] for name, of in features.items()}
+
+    fit_readout(readout, encode, rows_of, rows_of, batch_size=16)
+    assert readout_scores(readout, encode, some).isfinite().all()
+
+
+def test_one_modality_has_two_hidden_layers_and_no_batch_norm() -> None:
+    """As published; a sample's scores do not depend on those it is trained beside."""
+    readout = Readout({"imu": 10}, 5).train()
+    widths = [tuple(m.weight.shape) for m in readout.modules() if isinstance(m, nn.Linear)]
+    assert widths == [(256, 10), (128, 256), (5, 128)]
+    x = torch.randn(6, 10)
+    torch.testing.assert_close(readout({"imu": x})[:2], readout({"imu": x[:2]}))
+    both = Readout({"skeleton": 4, "imu": 10}, 5).train()
+    two = {"skeleton": torch.randn(6, 4), "imu": x}
+    widths = [tuple(m.weight.shape) for m in both.modules() if isinstance(m, nn.Linear)]
+    assert widths == [(256, 4), (256, 10), (5, 512)]
+    assert not torch.allclose(both(two)[:2], both({k: v[:2] for k, v in two.items()}))
 
 
 class TestLabelBudget:

@@ -21,7 +21,7 @@ def built(kind, data, task, **arguments):
 def test_one_sensor_or_both_learn_the_activities(modalities: tuple[str, ...]) -> None:
     data = windows(modalities)
     task = ActivityRecognition(dict.fromkeys(modalities, NoiseAndGain(0.1, 0.1)))
-    system = built(Supervised, data, task, hidden_dim=16)
+    system = built(Supervised, data, task, hidden_dim=32)
     assert system.readout.branches.keys() == set(modalities)
     metrics = task.evaluate(trained(system, task, data, 20), data, "test").metrics
     assert metrics["accuracy"] > 0.8
