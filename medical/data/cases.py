@@ -35,6 +35,9 @@ class Finding:
 class Cases:
     """A data set of volumes; small ones lie on the device, large ones in a cache on disk.
 
+    Training takes batches from `medical.data.case_loader.case_loader`; what is not a step, such as
+    evaluation, takes volumes by their rows from here.
+
     Volumes are in RAS orientation: the first axis goes to the patient's right, the second to the
     front, the third to the head. Intensities are 0 to 1 from the lower to the upper end of the
     window, held as 8 bits.
