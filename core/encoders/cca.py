@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class CCALayer(nn.Module):
-    """Projects two modalities onto their most correlated directions, in training those of the batch.
+    """Projects two modalities onto their most correlated directions: in training, of the batch.
 
     In training mode the projection is that of the batch itself, with gradients through covariances
     and eigen-decompositions; in evaluation mode it is that of the last training batch,

@@ -1,14 +1,13 @@
 """Pickles of skeletons as PYSKL has them, read without running what is in them."""
 
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from core.data.array_pickle import load_arrays
 from core.data.checks import DataError
 from core.data.findings import Findings, few
 from har.data.recordings import IMU, SKELETON, Recording, Recordings, Stream
@@ -40,28 +39,6 @@ _SPLIT = re.compile(r"(?:(.*)_)?(train|valid|val|test)")
 _EXPECTED = (
     "{split: {NAME_train: [...], NAME_val: [...]}, annotations: [{frame_dir, label, keypoint}]}"
 )
-
-# All that plain containers and numpy arrays of numbers need, in numpy 1 and 2.
-_ALLOWED = {
-    (module, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name in ("_reconstruct", "scalar")
-} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
-
-
-class _Restricted(pickle.Unpickler):
-    """Builds numbers, text, plain containers and numpy arrays, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
 
 
 def read_skeleton_pickle(
@@ -129,7 +106,7 @@ def _file(path: Path) -> Path:
 def _unpickled(file: Path) -> object:
     try:
         with file.open("rb") as opened:
-            return _Restricted(opened).load()
+            return load_arrays(opened)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
