@@ -1,6 +1,6 @@
 """Large files: workers decode, a side stream copies, the device prepares the whole batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from core.data.checks import DataError
 from core.data.order import EpochOrder
+from core.data.resident import Prepare
 
 Batch = dict[str, Tensor]
 
@@ -26,10 +27,11 @@ class DeviceLoader:
         batch_size: rows of a batch over all processes.
         device: where the batches go.
         seed: of the order.
-        prepare: batched torch operations on the device.
+        prepare: (batch, random numbers for its rows) -> batch: batched operations on the device.
         workers: decoding processes; 0 decodes in this one.
         rank: number of this process.
         world_size: processes that share a batch.
+        drop_last: see `EpochOrder`.
     """
 
     def __init__(
@@ -38,14 +40,15 @@ class DeviceLoader:
         batch_size: int,
         device: torch.device,
         seed: int,
-        prepare: Callable[[Batch], Batch] | None = None,
+        prepare: Prepare | None = None,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.dataset, self.device, self.prepare, self.workers = dataset, device, prepare, workers
         n_rows = len(dataset)  # type: ignore[arg-type]
-        self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size)
+        self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size, drop_last)
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -61,12 +64,12 @@ class DeviceLoader:
         rows = self.order.permutation(generator).tolist()
         # Workers run ahead: the place is counted when a batch is given, not when it is asked for.
         start = self.order.batches_given
-        shares = [rows[share] for share in self.order.shares()]
+        shares = list(self.order.shares())
         self.order.batches_given = start
         loader: DataLoader[Any] = DataLoader(
             _Decoded(self.dataset),
             # A share without rows decodes one all the same, for the names and shapes of its batch.
-            batch_sampler=[share or rows[:1] for share in shares],
+            batch_sampler=[rows[share] or rows[:1] for share in shares],
             collate_fn=_collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -75,8 +78,10 @@ class DeviceLoader:
         )
         for share, batch in zip(shares, self._copied_ahead(loader), strict=True):
             self.order.batches_given += 1
-            given = {name: tensor[: len(share)] for name, tensor in batch.items()}
-            yield self.prepare(given) if self.prepare else given
+            n_rows = share.stop - share.start
+            given = {name: tensor[:n_rows] for name, tensor in batch.items()}
+            draws = self.order.draws(share, self.device)
+            yield self.prepare(given, draws) if self.prepare else given
 
     def _copied_ahead(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         if self.device.type != "cuda":

@@ -1,9 +1,10 @@
-"""Images: a folder of classes, or WebDataset shards, decoded once and kept as uint8."""
+"""Images of a folder of classes or of WebDataset shards: in memory, or decoded in training."""
 
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -11,32 +12,24 @@ import psutil
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional as transforms
 
 from core.data.checks import CheckReport, DataError
+from core.data.encoded_images import (
+    SPLIT_NAMES,
+    EncodedImage,
+    in_folders,
+    in_shards,
+    is_split,
+    shards_in,
+)
 from core.data.samples import SPLITS, Samples, split_by_ratio
+from core.data.stored_rows import Column, StoredRows
 from core.data.table import samples_report
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-_SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid"} | {
-    "test": "test"
-}
 _LAYOUT = (
     "CLASS/*.jpg, or train/CLASS/*.jpg with valid/ and test/ beside it; or shards train-*.tar, "
     "valid-*.tar, test-*.tar (.tar.gz too) of KEY.jpg and KEY.cls"
 )
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """An image as it lies in the files: where, its bytes, its class, its split if any."""
-
-    name: str
-    place: str
-    content: bytes
-    label: str | None
-    split: str | None
 
 
 def load_images(
@@ -45,8 +38,12 @@ def load_images(
     ratios: Sequence[float] = (0.7, 0.1, 0.2),
     valid_share: float = 0.1,
     seed: int = 0,
+    stream: bool | None = None,
+    workers: int = 2,
 ) -> Samples:
-    """Reads all images as uint8 (n, 3, height, width) in one modality, `image`.
+    """Images as uint8 (n, 3, height, width) in one modality, `image`.
+
+    Batches are the same whether the images are in memory or decoded when a batch needs them.
 
     Args:
         path: a folder of classes or of splits with classes, or of WebDataset shards, whose `.cls`
@@ -56,19 +53,30 @@ def load_images(
         ratios: train, valid and test where the files say no split.
         valid_share: of the training images of each class, where there are splits and no valid.
         seed: of these choices.
+        stream: decode in training rather than beforehand; None: where they do not fit into half of
+            the free memory. Shards .tar.gz are then unpacked into the cache folder.
+        workers: processes that decode in training, where images are streamed.
 
     Raises:
         DataError: nothing is found, a shard is cut off, an image cannot be decoded or has another
             size, a class has a single member to be divided, a split is empty, or the images do not
-            fit into memory.
+            fit into memory and must not be streamed.
     """
     root = Path(path)
     if not root.is_dir():
         raise DataError("no such folder", path=root, expected=_LAYOUT)
-    shards = sorted([*root.glob("*.tar"), *root.glob("*.tar.gz"), *root.glob("*.tgz")])
-    found = _in_shards(shards) if shards else _in_folders(root)
-    images, encoded = _decoded(root, found, size)
-    if not encoded:
+    shards = shards_in(root)
+    images: Column | None = None
+    if not stream:
+        try:
+            images, encoded = _in_memory(root, shards, size)
+        except _DoesNotFit as error:
+            if stream is False:
+                raise
+            warnings.warn(f"{root}: {error.found}; they are read in training", stacklevel=2)
+    if images is None:
+        images, encoded = _stored(root, shards, size, workers)
+    if images is None or not encoded:
         raise DataError("no images", path=root, expected=_LAYOUT)
     labels, classes = _labels(root, [image.label for image in encoded])
     splits = _splits(root, encoded, labels, tuple(ratios), valid_share, seed)
@@ -90,120 +98,70 @@ def check_images(
     ratios: Sequence[float] = (0.7, 0.1, 0.2),
     valid_share: float = 0.1,
     seed: int = 0,
+    stream: bool | None = None,
+    workers: int = 2,
 ) -> CheckReport:
-    """What the reader finds, or what is wrong with the files."""
+    """What the reader finds, or what is wrong with the files: every image is decoded."""
     try:
-        return samples_report(load_images(path, size, ratios, valid_share, seed))
+        samples = load_images(path, size, ratios, valid_share, seed, stream, workers)
+        images = samples.inputs["image"]
+        if isinstance(images, StoredRows):
+            for rows in torch.arange(len(images)).split(1024):
+                images.index_select(0, rows)
+        return samples_report(samples)
     except DataError as error:
         return CheckReport({}, [error], [])
 
 
-def _in_folders(root: Path) -> Iterator[_Encoded]:
-    splits = {f: _SPLIT_NAMES[f.name.lower()] for f in root.iterdir() if _is_split(f)}
-    for folder in sorted(splits) or [root]:
-        classes = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-        for place in classes or [folder]:
-            for file in sorted(place.rglob("*")):
-                if file.suffix.lower() in SUFFIXES:
-                    label = place.name if classes else None
-                    name = str(file.relative_to(root))
-                    yield _Encoded(name, str(file), file.read_bytes(), label, splits.get(folder))
+@dataclass(frozen=True)
+class _Decode:
+    """Row number -> pixels, for threads and worker processes."""
 
+    images: list[EncodedImage]
+    size: int | None
+    shape: tuple[int, ...]
 
-def _is_split(folder: Path) -> bool:
-    return folder.is_dir() and folder.name.lower() in _SPLIT_NAMES
-
-
-def _in_shards(shards: list[Path]) -> Iterator[_Encoded]:
-    for shard in shards:
-        prefix = shard.name.split(".")[0].split("-")[0].split("_")[0].lower()
-        # A sample is a run of members with one key, in any order of its parts.
-        key, parts = "", dict[str, bytes]()
-        for member, content in _members(shard):
-            own_key, _, part = member.partition(".")
-            if own_key != key and parts:
-                yield _sample(shard, key, parts, prefix)
-                parts = {}
-            key = own_key
-            parts[f".{part.lower()}"] = content
-        if parts:
-            yield _sample(shard, key, parts, prefix)
-
-
-def _members(shard: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(shard, "r:" if shard.suffix == ".tar" else "r:gz") as archive:
-            end = 0
-            for member in archive:
-                end = member.offset_data + -(-member.size // 512) * 512
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    yield member.name, content.read()
-            # A cut between two members ends the iteration as an intact archive does.
-            if archive.fileobj is None or not _has_end(archive, end):
-                raise tarfile.ReadError("its end is missing")
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(
-            f"truncated or damaged ({error})",
-            path=shard,
-            expected="a complete .tar or .tar.gz",
-            fix="copy or write it again",
-        ) from None
-
-
-def _has_end(archive: tarfile.TarFile, end: int) -> bool:
-    assert archive.fileobj is not None
-    archive.fileobj.seek(end)
-    return bool(archive.fileobj.read(512) == bytes(512))
-
-
-def _sample(shard: Path, key: str, parts: dict[str, bytes], prefix: str) -> _Encoded:
-    images = [suffix for suffix in SUFFIXES if suffix in parts]
-    if len(images) != 1:
-        raise DataError(
-            f"sample {key!r} holds {', '.join(sorted(parts))}",
-            path=shard,
-            expected=f"one image ({', '.join(SUFFIXES)}) and its .cls",
-        )
-    label = parts[".cls"].decode(errors="replace").strip() if ".cls" in parts else None
-    split = _SPLIT_NAMES.get(prefix)
-    return _Encoded(key, f"{shard}: {key}{images[0]}", parts[images[0]], label, split)
-
-
-def _decoded(
-    root: Path, found: Iterable[_Encoded], size: int | None
-) -> tuple[UInt8[Tensor, "n 3 height width"], list[_Encoded]]:
-    def decode(image: _Encoded) -> Tensor:
-        try:
-            raw = torch.frombuffer(bytearray(image.content), dtype=torch.uint8)
-            pixels: Tensor = decode_image(raw, ImageReadMode.RGB)
-        except (RuntimeError, ValueError) as error:
+    def __call__(self, row: int) -> UInt8[Tensor, "3 height width"]:
+        pixels = self.images[row].decoded(self.size)
+        if tuple(pixels.shape) != self.shape:
+            sizes = " and ".join(f"{h} x {w}" for _, h, w in (self.shape, tuple(pixels.shape)))
             raise DataError(
-                f"cannot be decoded ({str(error).splitlines()[0][:120]})",
-                path=image.place,
-                expected=f"an image as its name says: {', '.join(SUFFIXES)}",
-                fix="write it again or leave it out",
-            ) from None
-        if size is not None:
-            pixels = transforms.resize(pixels, [size], antialias=True)
-            pixels = transforms.center_crop(pixels, [size, size])
+                f"images of several sizes, such as {sizes}",
+                path=self.images[row].place,
+                fix="give data.size=N",
+            )
         return pixels
 
+
+class _DoesNotFit(DataError):
+    """More images than half of the free memory takes."""
+
+
+def _in_memory(
+    root: Path, shards: list[Path], size: int | None
+) -> tuple[UInt8[Tensor, "n 3 height width"], list[EncodedImage]]:
+    found = in_shards(shards, with_content=True) if shards else in_folders(root)
     room = psutil.virtual_memory().available // 2
+    on_disk = sum(file.stat().st_size for file in shards)
+    if not shards:
+        listed = list(found)
+        found, on_disk = iter(listed), sum(image.size for image in listed)
     decoded: list[Tensor] = []
-    encoded: list[_Encoded] = []
-    stream = iter(found)
+    encoded: list[EncodedImage] = []
+    n_decoded = n_encoded = 0
     with ThreadPoolExecutor() as pool:
-        while some := list(islice(stream, 1024)):
-            decoded += pool.map(decode, some)
-            encoded += [
-                _Encoded(image.name, image.place, b"", image.label, image.split) for image in some
-            ]
-            if sum(image.numel() for image in decoded[-1024:]) / 1024 * len(decoded) > room:
-                raise DataError(
-                    f"more than {len(decoded)} images do not fit into {room / 2**30:.1f} GiB",
+        while some := list(islice(found, 1024)):
+            decoded += pool.map(lambda image: image.decoded(size), some)
+            encoded += [replace(image, content=None) for image in some]
+            n_decoded += sum(image.numel() for image in decoded[-len(some) :])
+            n_encoded += sum(image.size for image in some)
+            # What all will take, from the files' sizes, is known before it is there.
+            if max(n_decoded, n_decoded / max(n_encoded, 1) * on_disk) > room:
+                raise _DoesNotFit(
+                    f"the images take more than {room / 2**30:.1f} GiB, half of the free memory",
                     path=root,
-                    fix="make them smaller, data.size=96, or train on a part of them",
+                    fix="make them smaller, data.size=96, or read them in training: "
+                    "leave data.stream at null",
                 )
     shapes = {tuple(image.shape) for image in decoded}
     if len(shapes) > 1:
@@ -212,6 +170,21 @@ def _decoded(
             f"images of {len(shapes)} sizes, such as {sizes}", path=root, fix="give data.size=N"
         )
     return torch.stack(decoded) if decoded else torch.empty(0, 3, 0, 0, dtype=torch.uint8), encoded
+
+
+def _stored(
+    root: Path, shards: list[Path], size: int | None, workers: int
+) -> tuple[StoredRows | None, list[EncodedImage]]:
+    encoded = list(in_shards(shards, with_content=False) if shards else in_folders(root))
+    if not encoded:
+        return None, encoded
+    shape = tuple(encoded[0].decoded(size).shape)
+    told = sha256(f"{size}".encode())
+    for image in encoded:
+        told.update(f"{image.name} {image.offset} {image.size}\n".encode())
+    decode = _Decode(encoded, size, shape)
+    column = StoredRows(decode, len(encoded), shape, torch.uint8, told.hexdigest(), workers)
+    return column, encoded
 
 
 def _labels(root: Path, said: list[str | None]) -> tuple[Tensor | None, list[str]]:
@@ -244,7 +217,7 @@ def _labels(root: Path, said: list[str | None]) -> tuple[Tensor | None, list[str
 
 def _splits(
     root: Path,
-    encoded: list[_Encoded],
+    encoded: list[EncodedImage],
     labels: Tensor | None,
     ratios: tuple[float, ...],
     valid_share: float,
@@ -257,7 +230,7 @@ def _splits(
         odd = next(image.place for image in encoded if image.split is None)
         raise DataError("of no split, while others are of one", path=odd, expected=_LAYOUT)
     rows = {s: torch.tensor([i for i, n in enumerate(said) if n == s]).long() for s in SPLITS}
-    folders = {_SPLIT_NAMES[f.name.lower()] for f in root.iterdir() if _is_split(f)}
+    folders = {SPLIT_NAMES[f.name.lower()] for f in root.iterdir() if is_split(f)}
     empty = [split for split in ("train", *sorted(folders)) if not len(rows[split])]
     if empty:
         raise DataError(f"the {empty[0]} split has no images", path=root, expected=_LAYOUT)

@@ -1,14 +1,15 @@
-"""Samples: rows of one or more modalities with their labels and splits, in memory as a whole."""
+"""Samples: rows of one or more modalities with their labels and splits."""
 
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Self
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64
 from torch import Tensor
 
 from core.data.checks import DataError
+from core.data.stored_rows import Column, StoredRows, take
 
 SPLITS = ("train", "valid", "test")
 
@@ -18,14 +19,15 @@ class Samples:
     """A data set on one device.
 
     Attributes:
-        inputs: modality -> (n, ...); images are uint8 (n, 3, height, width), all else float32.
+        inputs: modality -> (n, ...); images are uint8 (n, 3, height, width), all else float32. What
+            does not fit into memory is `StoredRows`, which are decoded as they are selected.
         labels: name -> (n,) int64, -1 where unknown; the first, if any, is called `label`.
         splits: train, valid, test -> rows of that split, ascending.
         ids: (n) names of the rows, as in the files.
         classes: name of a label -> names of its classes, where the files have them.
     """
 
-    inputs: dict[str, Shaped[Tensor, "n ..."]]
+    inputs: dict[str, Column]
     labels: dict[str, Int64[Tensor, " n"]]
     splits: dict[str, Int64[Tensor, " rows"]]
     ids: list[str]
@@ -42,11 +44,11 @@ class Samples:
         found = {name: int(values.max()) + 1 for name, values in self.labels.items()}
         return {name: max(n, len(self.classes.get(name, []))) for name, n in found.items()}
 
-    def columns(self, split: str) -> dict[str, Tensor]:
+    def columns(self, split: str) -> dict[str, Column]:
         """Inputs and labels of a split, and `index`: the row's number within it."""
         rows = self.splits[split]
-        columns = {**self.inputs, **self.labels}
-        taken = {name: column.index_select(0, rows) for name, column in columns.items()}
+        columns: dict[str, Column] = {**self.inputs, **self.labels}
+        taken = {name: take(column, rows) for name, column in columns.items()}
         return taken | {"index": torch.arange(len(rows), device=rows.device)}
 
     def to(self, device: torch.device) -> Self:
@@ -64,7 +66,7 @@ class Samples:
         new_row[kept] = torch.arange(len(kept), device=kept.device)
         return replace(
             self,
-            inputs={name: rows.index_select(0, kept) for name, rows in self.inputs.items()},
+            inputs={name: take(rows, kept) for name, rows in self.inputs.items()},
             labels={name: rows.index_select(0, kept) for name, rows in self.labels.items()},
             splits={s: new_row[self.splits[s]] for s in ("train", "valid")} | {"test": kept[:0]},
             ids=[self.ids[row] for row in kept.tolist()],
@@ -79,12 +81,15 @@ class Samples:
         }
 
     def digest(self) -> str:
-        """First 16 hex digits of the sha256 of all that was read."""
+        """First 16 hex digits of the sha256 of all that was read; of stored rows, of names."""
         total = sha256()
         for part in (self.inputs, self.labels, self.splits):
-            for name, tensor in sorted(part.items()):
-                total.update(f"{name} {list(tensor.shape)}".encode())
-                total.update(tensor.cpu().contiguous().numpy().tobytes())
+            for name, column in sorted(part.items()):
+                total.update(f"{name} {list(column.shape)}".encode())
+                if isinstance(column, StoredRows):
+                    total.update(column.fingerprint.encode())
+                content = column.rows if isinstance(column, StoredRows) else column
+                total.update(content.cpu().contiguous().numpy().tobytes())
         total.update("\n".join(self.ids).encode())
         return total.hexdigest()[:16]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.data.checks import CheckReport, DataError
 from core.data.samples import SPLITS, Samples, split_by_ratio
+from core.data.stored_rows import Column
 
 _EXPECTED = (
     "arrays (parquet: columns) with one entry a sample: `label` or `label_NAME` of whole numbers, "
@@ -55,7 +56,7 @@ def load_table(
         for name in sorted(columns)
         if name == "label" or name.startswith("label_")
     }
-    inputs = {name: _modality(file, name, values) for name, values in columns.items()}
+    inputs: dict[str, Column] = {k: _modality(file, k, values) for k, values in columns.items()}
     if not inputs:
         raise DataError("no modality", path=file, expected=_EXPECTED)
     main = labels.get("label")
@@ -101,7 +102,7 @@ def samples_report(samples: Samples) -> CheckReport:
         if missing:
             warnings.append(f"{name}: no training sample of class {_few(missing)}")
     for name, rows in samples.inputs.items():
-        if rows.is_floating_point():
+        if isinstance(rows, Tensor) and rows.is_floating_point():
             spread = rows.flatten(1).amax(0) - rows.flatten(1).amin(0)
             n_constant = int((spread == 0).sum())
             if n_constant:

@@ -85,9 +85,10 @@ class Continual(Probing):
 
     @torch.no_grad()
     def _errors(self, system: System, data: Samples, split: str) -> Float[Tensor, "models rows"]:
-        columns = as_float(data.columns(split), data)
-        rows = next(iter(data.inputs.values()))
-        n_rows = len(data.splits[split])
+        rows = data.splits[split]
+        whole = {k: v.index_select(0, rows) for k, v in (data.inputs | data.labels).items()}
+        columns = as_float(whole, data)
+        n_rows = len(rows)
         total = 0.0
         for number in range(self.draws):
             # Drawn on the CPU: the same masks on every device.

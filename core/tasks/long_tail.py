@@ -8,12 +8,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from core.data.checks import DataError
-from core.data.resident import ResidentLoader
 from core.data.samples import Samples
 from core.evaluation.evaluation import Evaluation
 from core.tasks.probing import Probing
 from core.tasks.samples import Augment
 from core.trainers.system import System
+from core.trainers.task import Loader
 
 
 class LongTailProbing(Probing):
@@ -74,7 +74,7 @@ class LongTailProbing(Probing):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-    ) -> ResidentLoader:
+    ) -> Loader:
         """Batches of the long-tailed part; `index` counts its rows."""
         part = self.trained_on(data)
         return super().train_loader(system, part, batch_size, seed, rank, world_size)

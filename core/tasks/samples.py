@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.order import EpochOrder
-from core.data.resident import ResidentLoader
 from core.data.samples import Samples
+from core.data.stored_rows import column_loader
 from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.trainers.system import Batch, System
+from core.trainers.task import Loader
 
 Augment = Callable[[Tensor, Draws], Tensor]
 _ROWS = 1024  # that are embedded at a time
@@ -71,7 +72,7 @@ class SampleTask(ABC):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-    ) -> ResidentLoader:
+    ) -> Loader:
         """Batches of the training split, on the device of the data.
 
         Raises:
@@ -79,13 +80,10 @@ class SampleTask(ABC):
         """
         columns = data.columns("train")
         prepare = self._prepare(system, data)
-        loader = ResidentLoader(
-            columns, batch_size, seed, rank, world_size, prepare=prepare, drop_last=self.drop_last
-        )
-        if hasattr(system, "batch_order"):
-            compose: Callable[..., EpochOrder] = system.batch_order  # type: ignore[assignment]
-            loader.order = compose(columns, batch_size, seed, rank, world_size)
-        return loader
+        place = (batch_size, seed, rank, world_size)
+        compose: Callable[..., EpochOrder] | None = getattr(system, "batch_order", None)
+        order = compose(columns, *place) if compose else None
+        return column_loader(columns, *place, prepare, self.drop_last, order)
 
     def _prepare(self, system: System, data: Samples) -> Callable[[Batch, Draws], Batch]:
         n_views, draw = getattr(system, "n_views", 0), getattr(system, "draw", None)

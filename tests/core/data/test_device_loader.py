@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.device_loader import DeviceLoader
 
@@ -48,7 +49,7 @@ def _rows(batches: list[Batch]) -> list[list[int]]:
 def test_the_dtype_of_the_file_until_prepare_which_sees_whole_batches(workers: int) -> None:
     seen = []
 
-    def prepare(batch: Batch) -> Batch:
+    def prepare(batch: Batch, draws: Draws) -> Batch:
         seen.append({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch.items()})
         return {"image": batch["image"].float() / 255, "index": batch["index"]}
 
