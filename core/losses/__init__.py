@@ -26,13 +26,16 @@ from core.losses.ibot import IBOTLoss
 from core.losses.in_batch_softmax import in_batch_softmax
 from core.losses.info_nce import info_nce
 from core.losses.koleo import koleo
+from core.losses.local_contrast import local_attention, local_contrast, local_similarity
 from core.losses.logit_scale import LogitScale
 from core.losses.mae import mae, patchify, random_masking
+from core.losses.masked_language import mask_tokens, masked_language
 from core.losses.mixup_contrastive import draw_mixup, m3co, mix, soft_clip
 from core.losses.moco import MoCoLoss, moco_v3
 from core.losses.multiview import average_view, mv_dhel, mv_info_nce, pairwise, poly_view
 from core.losses.nt_xent import nt_xent
 from core.losses.orthogonality import orthogonality
+from core.losses.score_contrast import score_contrast
 from core.losses.siglip import siglip
 from core.losses.simdino import coding_rate, simdino
 from core.losses.simsiam import simsiam
@@ -76,8 +79,13 @@ __all__ = [
     "in_batch_softmax",
     "info_nce",
     "koleo",
+    "local_attention",
+    "local_contrast",
+    "local_similarity",
     "m3co",
     "mae",
+    "mask_tokens",
+    "masked_language",
     "mix",
     "moco_v3",
     "multilinear_scores",
@@ -91,6 +99,7 @@ __all__ = [
     "poly_view",
     "random_masking",
     "sample_distractors",
+    "score_contrast",
     "siglip",
     "simdino",
     "simsiam",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core import losses
+from core.distributed import all_gather
 
 DIM, FRAMES, CLASSES = 8, 4, 3
 
@@ -148,6 +149,25 @@ def _log_probability(batch: Batch) -> Tensor:
     return -(batch.index + 1.0).log()
 
 
+def _local_contrast(a: Tensor, b: Tensor, batch: Batch, **options: Any) -> Tensor:
+    # Two scores at a time, so that most of them are computed twice.
+    return losses.local_contrast(_tokens(a), _tokens(b), batch.mask, held=40, **options)
+
+
+def _score_contrast(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    scores = (a[:, None] * all_gather(b)).sum(-1) / 0.3
+    return losses.score_contrast(scores, label_smoothing=0.1)
+
+
+def _masked_language(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    codes = _fixed(DIM // FRAMES, CLASSES)
+
+    def head(x: Tensor) -> Tensor:
+        return (x[..., None] * codes.to(x.dtype)).sum(-2)
+
+    return losses.masked_language(_tokens(a), batch.codes, batch.mask, head)
+
+
 Objective = Callable[..., Tensor]
 
 # (a, b, batch, **options) -> loss; these take the options `valid` (and `gather`, where they say).
@@ -188,6 +208,7 @@ MASKABLE: dict[str, Objective] = {
     ),
     "mv_dhel": _many(losses.mv_dhel),
     "symile": _symile,
+    "local_contrast": _local_contrast,
 }
 
 ALL: dict[str, Objective] = MASKABLE | {
@@ -214,6 +235,8 @@ ALL: dict[str, Objective] = MASKABLE | {
     "in_batch_softmax_tiled": lambda a, b, batch: losses.in_batch_softmax(
         a, b, _log_probability(batch), 0.3, ids=batch.label, tile=2
     ),
+    "score_contrast": _score_contrast,
+    "masked_language": _masked_language,
     "spread_out": lambda a, b, batch: losses.spread_out(a),
     "embedding_penalty": lambda a, b, batch: losses.embedding_penalty(a, b),
 }
