@@ -1,7 +1,7 @@
 """Random numbers for the rows of a batch that do not depend on how many processes share it."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -33,6 +33,11 @@ class Draws:
     def happens(self, p: float, *shape: int) -> Bool[Tensor, "rows ..."]:
         """True with probability p."""
         return self.uniform(0, 1, *shape) < p
+
+    def places(self, n: int = 1) -> Int64[Tensor, "rows n"]:
+        """Places from 0 in one random order of n entries for each row of the global batch."""
+        drawn = torch.rand(self.n_rows * n, generator=self.generator, device=self.device)
+        return drawn.argsort().argsort().view(self.n_rows, n)[self.own]
 
     def shared(self, low: float, high: float) -> Float[Tensor, ""]:
         """One uniform number for all rows of the batch, the same on every process."""

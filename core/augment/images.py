@@ -1,6 +1,7 @@
 """The views of SimCLR for photographs (arXiv 2002.05709, appendix A), batched on the device."""
 
 from math import log
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,8 @@ class SimCLRViews:
         grey_p: how often they go.
         blur_p: how often the image is blurred, sigma 0.1 to 2 pixels; 0 for images of 32 pixels.
         size: height and width of the views in pixels; None is that of the images.
+        solarise_p: how often pixels above a half are inverted.
+        interpolation: of the crop.
     """
 
     def __init__(
@@ -32,9 +35,12 @@ class SimCLRViews:
         grey_p: float = 0.2,
         blur_p: float = 0.0,
         size: int | None = None,
+        solarise_p: float = 0.0,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         self.scale, self.ratio, self.jitter, self.size = scale, ratio, jitter, size
         self.jitter_p, self.grey_p, self.blur_p = jitter_p, grey_p, blur_p
+        self.solarise_p, self.interpolation = solarise_p, interpolation
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], draws: Draws
@@ -46,6 +52,9 @@ class SimCLRViews:
         if self.blur_p:
             sigma = draws.uniform(0.1, 2.0)
             views = _where(draws.happens(self.blur_p), _blurred(views, sigma), views)
+        if self.solarise_p:
+            inverted = torch.where(views >= 0.5, 1 - views, views)
+            views = _where(draws.happens(self.solarise_p), inverted, views)
         return views.clamp(0, 1)  # interpolation overshoots by a rounding error
 
     def _cropped(self, images: Tensor, draws: Draws) -> Tensor:
@@ -62,9 +71,11 @@ class SimCLRViews:
         side = [height, width] if self.size is None else [self.size] * 2
         shape = [len(images), images.shape[1], *side]
         grid = torch.nn.functional.affine_grid(theta, shape, align_corners=False)
-        return torch.nn.functional.grid_sample(
-            images, grid, padding_mode="border", align_corners=False
+        views = torch.nn.functional.grid_sample(
+            images, grid, self.interpolation, padding_mode="border", align_corners=False
         )
+        # Bicubic interpolation overshoots at edges.
+        return views.clamp(0, 1) if self.interpolation == "bicubic" else views
 
     def _jittered(self, images: Tensor, draws: Draws) -> Tensor:
         factors = [

@@ -4,11 +4,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.distributed import all_reduce_sum, global_mean
 from core.losses.precision import full_precision
+from core.losses.rows import zero_invalid
 from core.losses.sinkhorn import sinkhorn
 from core.losses.statistics import row_count
 
@@ -33,14 +34,41 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, logits: Float[Tensor, "batch dim"], temperature: float
+        self,
+        logits: Float[Tensor, "batch dim"],
+        temperature: float,
+        valid: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Shares softmax((logits - centre)/τ); in training mode the centre moves afterwards."""
+        """Shares softmax((logits - centre)/τ); in training mode the centre moves afterwards.
+
+        Rows whose `valid` is False do not move it.
+        """
         shares = F.softmax((logits - self.centre) / temperature, dim=-1)
         if self.training:
-            mean = all_reduce_sum(logits.sum(0)) / row_count(logits)
+            total = all_reduce_sum(zero_invalid(logits, valid).sum(0))
+            mean = total / row_count(logits, valid)
             self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.momentum)
         return shares
+
+
+def cross_view_entropies(
+    student: Float[Tensor, "views batch dim"],
+    shares: Float[Tensor, "global_views batch dim"],
+    temperature: float = 0.1,
+) -> Float[Tensor, "global_views views"]:
+    """Mean over the batch of the cross entropy of every teacher view with every student view.
+
+    Args:
+        student: (V, B, K) logits.
+        shares: (G, B, K) of the teacher, which sum to 1.
+        temperature: divisor of the student's logits.
+    """
+    log_shares = F.log_softmax(student / temperature, dim=-1)
+    terms = [
+        torch.stack([global_mean(-(target * guess).sum(-1)) for guess in log_shares])
+        for target in shares
+    ]
+    return torch.stack(terms)
 
 
 class DINOLoss(nn.Module):
@@ -91,11 +119,6 @@ class DINOLoss(nn.Module):
         else:
             shares = sinkhorn(logits, teacher_temperature)
         shares = shares.view_as(teacher)
-        log_shares = F.log_softmax(student / self.student_temperature, dim=-1)
-        terms = [
-            global_mean(-(shares[view] * log_shares[other]).sum(-1))
-            for view in range(len(teacher))
-            for other in range(len(student))
-            if other != view
-        ]
-        return torch.stack(terms).mean()
+        entropies = cross_view_entropies(student, shares, self.student_temperature)
+        other = ~torch.eye(*entropies.shape, dtype=torch.bool, device=entropies.device)
+        return (entropies * other).sum() / (len(teacher) * (len(student) - 1))

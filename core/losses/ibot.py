@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -49,22 +50,27 @@ class IBOTLoss(nn.Module):
         """Loss of the masked patches of a batch.
 
         Args:
-            student: (M, K) logits at the masked patches, in the order of `mask`.
+            student: (M, K) logits at the masked patches, in the order of `mask`. There may be more
+                rows than masked patches, so that their number need not be known: those at the end
+                count for nothing.
             teacher: (M, K) logits of the unmasked image at the same patches, without gradient.
-            mask: (B, ...) True where a patch is masked; M entries are True.
+            mask: (B, ...) True where a patch is masked; M entries are True at most.
             teacher_temperature: divisor τ_t.
 
         Returns:
             Scalar in float32 at least.
         """
         logits = teacher.detach()
+        masked = mask.flatten(1).sum(1)
+        ends = masked.cumsum(0)
+        rows = torch.arange(len(logits), device=logits.device)
+        valid = rows < masked.sum()
         if self.balance == "centre":
-            shares = self.centre(logits, teacher_temperature)
+            shares = self.centre(logits, teacher_temperature, valid)
         else:
-            shares = sinkhorn(logits, teacher_temperature)
+            shares = sinkhorn(logits, teacher_temperature, valid=valid)
         log_shares = F.log_softmax(student / self.student_temperature, dim=-1)
         losses = -(shares * log_shares).sum(-1)
-        masked = mask.flatten(1).sum(1)
+        image = torch.searchsorted(ends, rows, right=True).clamp(max=max(0, len(ends) - 1))
         weights = 1 / masked.clamp(min=1).to(losses.dtype)
-        weights = weights.repeat_interleave(masked, output_size=len(losses))
-        return global_sum(losses * weights) / row_count(masked.to(losses.dtype))
+        return global_sum(losses * weights[image], valid) / row_count(masked.to(losses.dtype))
