@@ -1,12 +1,13 @@
 """Large files: workers decode, a side stream copies, the device prepares the whole batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.order import EpochOrder
 from core.data.resident import Prepare
@@ -32,6 +33,9 @@ class DeviceLoader:
         rank: number of this process.
         world_size: processes that share a batch.
         drop_last: see `EpochOrder`.
+        draw: gives the random numbers, (rows, ...), that decoding needs, e.g. where to crop. The
+            data set is then asked for `(row, numbers of the row)`. `prepare` goes on drawing where
+            this ended.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class DeviceLoader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        draw: Callable[[Draws], Tensor] | None = None,
     ) -> None:
         self.dataset, self.device, self.prepare, self.workers = dataset, device, prepare, workers
+        self.draw = draw
         n_rows = len(dataset)  # type: ignore[arg-type]
         self.order = EpochOrder(n_rows, batch_size, seed, rank, world_size, drop_last)
 
@@ -68,8 +74,7 @@ class DeviceLoader:
         self.order.batches_given = start
         loader: DataLoader[Any] = DataLoader(
             _Decoded(self.dataset),
-            # A share without rows decodes one all the same, for the names and shapes of its batch.
-            batch_sampler=[rows[share] or rows[:1] for share in shares],
+            batch_sampler=self._asked(rows, shares, self.order.epoch),
             collate_fn=_collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -81,7 +86,23 @@ class DeviceLoader:
             n_rows = share.stop - share.start
             given = {name: tensor[:n_rows] for name, tensor in batch.items()}
             draws = self.order.draws(share, self.device)
+            if self.draw is not None:
+                self.draw(draws)
             yield self.prepare(given, draws) if self.prepare else given
+
+    def _asked(self, rows: list[int], shares: list[slice], epoch: int) -> Iterator[list[Any]]:
+        """What the data set is asked for, batch by batch."""
+        for share in shares:
+            # A share without rows decodes one all the same, for the names and shapes of its batch.
+            asked = rows[share] or rows[:1]
+            if self.draw is None:
+                yield asked
+                continue
+            draws = self.order.draws(share, torch.device("cpu"), epoch)
+            numbers = self.draw(draws)
+            if not len(numbers):
+                numbers = numbers.new_zeros(1, *numbers.shape[1:])
+            yield list(zip(asked, numbers, strict=True))
 
     def _copied_ahead(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         if self.device.type != "cuda":
@@ -126,7 +147,7 @@ class _Decoded(Dataset[Any]):
     def __init__(self, dataset: Dataset[Batch]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, row: int) -> Batch | DataError:
+    def __getitem__(self, row: int | tuple[int, Tensor]) -> Batch | DataError:
         try:
             return self.dataset[row]
         except DataError as error:

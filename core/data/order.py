@@ -71,13 +71,16 @@ class EpochOrder:
                 start + rows * (self.rank + 1) // self.world_size,
             )
 
-    def draws(self, share: slice, device: torch.device) -> Draws:
-        """Random numbers for the rows of one of the `shares`, however many processes there are."""
+    def draws(self, share: slice, device: torch.device, epoch: int | None = None) -> Draws:
+        """Random numbers for the rows of one of the `shares`, however many processes there are.
+
+        `epoch` is that of the batch that was given last, unless it is said.
+        """
         batch = share.start // self.batch_size
         start = batch * self.batch_size
         n_rows = min(self.batch_size, self.n_rows - start)
         # Another stream than the order's, and than that of the next epochs.
-        epoch = (self.batches_given - 1) // len(self)
+        epoch = (self.batches_given - 1) // len(self) if epoch is None else epoch
         seed = (self.seed * 1_000_003 + epoch) * 1_000_033 + batch + 1
         return Draws(seed % 2**63, n_rows, slice(share.start - start, share.stop - start), device)
 

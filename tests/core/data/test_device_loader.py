@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.data.device_loader import DeviceLoader
+from core.data.resident import ResidentLoader
 
 Batch = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -136,3 +137,45 @@ def test_a_broken_file_is_named_without_a_traceback(workers: int) -> None:
 def test_another_data_set_cannot_go_on() -> None:
     with pytest.raises(DataError, match="n_rows was 11 and is now 12"):
         DeviceLoader(Scans(12), 4, CPU, 5).load_state_dict(_loader().state_dict())
+
+
+class Crops(Scans):
+    """A decoder that needs random numbers."""
+
+    def __getitem__(self, row: tuple[int, Tensor]) -> Batch:
+        return {"index": torch.tensor(row[0]), "place": row[1]}
+
+
+@WORKERS
+def test_decoding_gets_its_numbers_ahead_and_prepare_goes_on_from_there(workers: int) -> None:
+    def prepare(batch: Batch, draws: Draws) -> Batch:
+        return batch | {"later": draws.uniform(0, 1)}
+
+    loader = DeviceLoader(Crops(), 4, CPU, 5, prepare, workers=workers, draw=_two)
+    resident = ResidentLoader(
+        {"index": torch.arange(11)},
+        4,
+        5,
+        prepare=lambda batch, draws: batch | {"place": _two(draws), "later": draws.uniform(0, 1)},
+    )
+    for _ in range(2):
+        for ours, expected in zip(loader, resident, strict=True):
+            assert ours.keys() == expected.keys()
+            for name, values in expected.items():
+                assert torch.equal(ours[name], values), name
+
+
+def test_a_share_without_rows_draws_nothing() -> None:
+    shares = [
+        list(DeviceLoader(Crops(9), 4, CPU, 5, rank=rank, world_size=2, draw=_two))
+        for rank in (0, 1)
+    ]
+    assert [len(batch["place"]) for batch in shares[0]] == [2, 2, 0]
+    whole = [batch["place"] for batch in DeviceLoader(Crops(9), 4, CPU, 5, draw=_two)]
+    for parts in zip(*shares, whole, strict=True):
+        own, other, both = (part["place"] if isinstance(part, dict) else part for part in parts)
+        assert torch.equal(torch.cat([own, other]), both)
+
+
+def _two(draws: Draws) -> Tensor:
+    return draws.uniform(0, 1, 2)
