@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ from core.data.samples import SPLITS, Samples, split_by_ratio
 from core.data.stored_rows import Column, StoredRows
 from core.data.table import samples_report
 
+_TOGETHER = 1024  # images that are decoded between two looks at the memory
 _LAYOUT = (
     "CLASS/*.jpg, or train/CLASS/*.jpg with valid/ and test/ beside it; or shards train-*.tar, "
     "valid-*.tar, test-*.tar (.tar.gz too) of KEY.jpg and KEY.cls"
@@ -106,7 +107,7 @@ def check_images(
         samples = load_images(path, size, ratios, valid_share, seed, stream, workers)
         images = samples.inputs["image"]
         if isinstance(images, StoredRows):
-            for rows in torch.arange(len(images)).split(1024):
+            for rows in torch.arange(len(images)).split(_TOGETHER):
                 images.index_select(0, rows)
         return samples_report(samples)
     except DataError as error:
@@ -140,23 +141,26 @@ class _DoesNotFit(DataError):
 def _in_memory(
     root: Path, shards: list[Path], size: int | None
 ) -> tuple[UInt8[Tensor, "n 3 height width"], list[EncodedImage]]:
-    found = in_shards(shards, with_content=True) if shards else in_folders(root)
+    listed = [] if shards else list(in_folders(root))
+    found = in_shards(shards, with_content=True) if shards else iter(listed)
     room = psutil.virtual_memory().available // 2
-    on_disk = sum(file.stat().st_size for file in shards)
-    if not shards:
-        listed = list(found)
-        found, on_disk = iter(listed), sum(image.size for image in listed)
+    size_of = {f: f.stat().st_size for f in shards} | {image.file: image.size for image in listed}
+    before = dict(zip(size_of, accumulate(size_of.values(), initial=0), strict=False))
+    on_disk = sum(size_of.values())
     decoded: list[Tensor] = []
     encoded: list[EncodedImage] = []
-    n_decoded = n_encoded = 0
+    n_bytes = 0
     with ThreadPoolExecutor() as pool:
-        while some := list(islice(found, 1024)):
+        while some := list(islice(found, _TOGETHER)):
             decoded += pool.map(lambda image: image.decoded(size), some)
             encoded += [replace(image, content=None) for image in some]
-            n_decoded += sum(image.numel() for image in decoded[-len(some) :])
-            n_encoded += sum(image.size for image in some)
-            # What all will take, from the files' sizes, is known before it is there.
-            if max(n_decoded, n_decoded / max(n_encoded, 1) * on_disk) > room:
+            n_bytes += sum(image.numel() for image in decoded[-len(some) :])
+            # What all will take follows from how far in the files the last one lies.
+            last, expected = some[-1], n_bytes
+            if len(some) == _TOGETHER:
+                place = before[last.file] + min(last.offset + last.size, size_of[last.file])
+                expected = max(n_bytes, n_bytes * on_disk // place)
+            if expected > room:
                 raise _DoesNotFit(
                     f"the images take more than {room / 2**30:.1f} GiB, half of the free memory",
                     path=root,
