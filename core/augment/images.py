@@ -51,7 +51,7 @@ class SimCLRViews:
         views = _where(draws.happens(self.grey_p), _grey(views).expand_as(views), views)
         if self.blur_p:
             sigma = draws.uniform(0.1, 2.0)
-            views = _where(draws.happens(self.blur_p), _blurred(views, sigma), views)
+            views = _where(draws.happens(self.blur_p), blurred(views, sigma), views)
         if self.solarise_p:
             inverted = torch.where(views >= 0.5, 1 - views, views)
             views = _where(draws.happens(self.solarise_p), inverted, views)
@@ -119,7 +119,10 @@ def _hue_turned(images: Tensor, turn: Tensor) -> Tensor:
     return torch.einsum("bij,bjhw->bihw", matrix, images)
 
 
-def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+def blurred(
+    images: Float[Tensor, "batch channels height width"], sigma: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Images under a Gaussian of their own width in pixels, cut at a twentieth of the image."""
     radius = max(1, round(0.05 * images.shape[-1]))
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.softmax(-0.5 * (offsets / sigma[:, None]).square(), 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.augment.draws import Draws
-from core.augment.images import SimCLRViews, _blurred, _hue_turned
+from core.augment.images import SimCLRViews, blurred, _hue_turned
 
 
 def draws(n: int, seed: int = 0) -> Draws:
@@ -86,10 +86,10 @@ def test_a_turn_of_the_hue_keeps_luma_and_turns_the_colour() -> None:
 
 def test_blur_keeps_what_is_even_and_spreads_a_point_by_its_sigma() -> None:
     even = torch.full((2, 3, 40, 40), 0.7)
-    torch.testing.assert_close(_blurred(even, torch.tensor([0.5, 2.0])), even)
+    torch.testing.assert_close(blurred(even, torch.tensor([0.5, 2.0])), even)
     point = torch.zeros(2, 3, 61, 61)
     point[:, :, 30, 30] = 1
-    spread = _blurred(point, torch.tensor([0.3, 1.0]))
+    spread = blurred(point, torch.tensor([0.3, 1.0]))
     torch.testing.assert_close(spread.sum((2, 3)), torch.ones(2, 3))
     offsets = torch.arange(61) - 30.0
     deviation = (spread[:, 0].sum(1) * offsets.square()).sum(1).sqrt()
