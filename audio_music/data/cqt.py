@@ -19,13 +19,11 @@ class _Group(NamedTuple):
     """Some neighbouring bins whose kernels are in the same part of the spectrum.
 
     Attributes:
-        first: their first row of the folded spectrum.
-        stop: the row after their last one.
+        rows: the rows of the folded spectrum, hop in all; the last ones are negative frequencies.
         weights: (frames, rows, bins) complex64, the spectra of the kernels.
     """
 
-    first: int
-    stop: int
+    rows: Tensor
     weights: Tensor
 
 
@@ -92,7 +90,7 @@ class CQT(nn.Module):
             spectrum = torch.fft.fft(wave.float(), n=period * self.hop)
             # (frames, batch, rows): row p holds the frequencies that fold onto those of row 0.
             rows = spectrum.unflatten(1, (self.hop, period)).permute(2, 0, 1)
-            parts = [torch.bmm(rows[:, :, g.first : g.stop], g.weights) for g in plan]
+            parts = [torch.bmm(rows.index_select(2, g.rows), g.weights) for g in plan]
             folded = torch.cat(parts, 2).permute(1, 2, 0)
             return torch.fft.ifft(folded)[:, :, :frames].abs().transpose(1, 2).contiguous()
 
@@ -110,13 +108,14 @@ class CQT(nn.Module):
         size = period * self.hop
         reach = _REACH * self.rate / self.lengths[bins]
         row = self.rate / self.hop  # Hz of a row of the folded spectrum
-        first = max(int(((self.frequencies[bins] - reach) / row).min()), 0)
-        highest = ((self.frequencies[bins] + reach) / row).max()
-        stop = min(int(highest) + 1, self.hop)
+        first = math.floor(((self.frequencies[bins] - reach) / row).min())
+        stop = math.floor(((self.frequencies[bins] + reach) / row).max()) + 1
+        first, stop = (first, stop) if stop - first <= self.hop else (0, self.hop)
         omega = 2 * np.pi * np.arange(first * period, stop * period) / size
         weights = np.stack([self._spectrum(number, omega) for number in bins]) * period / size
         folded = weights.reshape(len(bins), stop - first, period).transpose(2, 1, 0)
-        return _Group(first, stop, torch.from_numpy(folded.astype(np.complex64)).to(device))
+        rows = torch.arange(first, stop, device=device) % self.hop
+        return _Group(rows, torch.from_numpy(folded.astype(np.complex64)).to(device))
 
     def _spectrum(
         self, number: int, omega: Float64[np.ndarray, " size"]
