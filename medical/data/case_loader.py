@@ -1,11 +1,15 @@
 """Batches of cases: the same from volumes on the device as from those in the cache on disk."""
 
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from core.augment.draws import Draws
+from core.data.device_loader import DeviceLoader
 from core.data.resident import Prepare, ResidentLoader
 from core.trainers.task import Loader
 from medical.data.cases import Cases
+from medical.data.prepared import VolumesOnDisk, cube
 
 Batch = dict[str, Tensor]
 
@@ -36,6 +40,19 @@ def case_loader(
         prepare: (batch, random numbers for its rows) -> batch, e.g. with tokens and views.
         drop_last: see `core.data.order.EpochOrder`.
     """
+    rows, options = data.splits[split], {"rank": rank, "world_size": world_size}
+    if isinstance(data.store, VolumesOnDisk):
+        return DeviceLoader(
+            _FromDisk(data.store, rows.tolist()),
+            batch_size,
+            data.store.device,
+            seed,
+            _as_floats(prepare),
+            data.workers,
+            drop_last=drop_last,
+            draw=_places,
+            **options,
+        )
 
     def complete(batch: Batch, draws: Draws) -> Batch:
         rows = batch["row"]
@@ -43,11 +60,32 @@ def case_loader(
         return prepare(batch, draws) if prepare else batch
 
     return ResidentLoader(
-        {"row": data.splits[split]},
-        batch_size,
-        seed,
-        rank,
-        world_size,
-        prepare=complete,
-        drop_last=drop_last,
+        {"row": rows}, batch_size, seed, prepare=complete, drop_last=drop_last, **options
     )
+
+
+class _FromDisk(Dataset[Batch]):
+    """Cubes of cases, in bytes as they lie in the cache."""
+
+    def __init__(self, store: VolumesOnDisk, rows: list[int]) -> None:
+        self.store, self.rows = store, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, asked: tuple[int, Tensor]) -> Batch:
+        row, place = self.rows[asked[0]], asked[1]
+        case = self.store.prepared(row)
+        return {"row": torch.tensor(row), "volume": case.whole, "crop": cube(case, place)}
+
+
+def _places(draws: Draws) -> Tensor:
+    return draws.uniform(0, 1, 3)
+
+
+def _as_floats(prepare: Prepare | None) -> Prepare:
+    def complete(batch: Batch, draws: Draws) -> Batch:
+        batch |= {name: batch[name][:, None].float() / 255 for name in ("volume", "crop")}
+        return prepare(batch, draws) if prepare else batch
+
+    return complete

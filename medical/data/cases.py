@@ -51,7 +51,8 @@ class Cases:
         size: side of cubes in voxels.
         classes: names of the classes of segmentations, the first the background; empty without.
         findings: (n) what a generated case is known to hold; None for a real one.
-        source: what else the volumes follow from: their files and how they were prepared.
+        source: (n) what else each case follows from: its files and how they were prepared.
+        workers: processes that read volumes ahead from the cache on disk.
     """
 
     ids: list[str]
@@ -63,6 +64,7 @@ class Cases:
     classes: list[str]
     findings: list[tuple[Finding, ...] | None]
     source: list[str]
+    workers: int = 0
 
     def whole(self, rows: Int64[Tensor, " batch"]) -> Float[Tensor, "batch 1 size size size"]:
         """All of each volume, 0 to 1: `size` slices at even places along the last axis.
