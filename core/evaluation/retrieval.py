@@ -7,6 +7,7 @@ than eight roundings, because those of two equal rows differ by the way a matrix
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -84,19 +85,11 @@ def retrieval(
     _check(queries, gallery, query_ids, gallery_ids, topk)
     device, m = queries.device, len(gallery)
     dtype = torch.promote_types(queries.dtype, torch.float32)
-    query_ids, gallery_ids = query_ids.to(device), gallery_ids.to(device)
-    # The positives of a query are one slice of the gallery ids in order.
-    ordered, order = gallery_ids.sort()
-    first = torch.searchsorted(ordered, query_ids)
-    n_positives = torch.searchsorted(ordered, query_ids, right=True) - first
-    evaluated = n_positives > 0
-    if not evaluated.any():
-        raise DataError(
-            f"none of {len(queries)} query ids is among the {m} ids of the gallery",
-            expected="equal ids for what belongs together",
-        )
-    queries, first, n_positives = (x[evaluated] for x in (queries, first, n_positives))
-    queries, gallery = normalize(queries.to(dtype)), normalize(gallery.to(dtype))
+    positives = _Positives.of(query_ids.to(device), gallery_ids.to(device))
+    queries, gallery = (
+        normalize(queries[positives.evaluated].to(dtype)),
+        normalize(gallery.to(dtype)),
+    )
 
     if tile_scores is None:
         tile_scores = _TILE_SCORES["cpu" if device.type == "cpu" else "other"]
@@ -105,14 +98,106 @@ def retrieval(
     with torch.autocast(device.type, enabled=False):
         for start in range(0, len(queries), rows):
             block = slice(start, start + rows)
-            place = torch.arange(int(n_positives[block].max()), device=device)
-            exists = place < n_positives[block, None]
-            columns = order[(first[block, None] + place).clamp(max=m - 1)]
-            ranks = _ranks(queries[block] @ gallery.T, columns, exists)
-            best.append(ranks[:, 0])
-            precision = (place + 1) / ranks.double()
-            average.append((precision * exists).sum(1) / n_positives[block])
-    rank, precision = torch.cat(best), torch.cat(average)
+            scores = queries[block] @ gallery.T
+            found = positives.found(scores, block, 8 * torch.finfo(dtype).eps)
+            best.append(found[0])
+            average.append(found[1])
+    return _evaluation(torch.cat(best), torch.cat(average), positives, topk)
+
+
+@torch.no_grad()
+def retrieval_of_scores(
+    scores: Float[Tensor, "n m"],
+    query_ids: Int[Tensor, " n"],
+    gallery_ids: Int[Tensor, " m"],
+    topk: Sequence[int] = (1, 5, 10),
+) -> Evaluation:
+    """`retrieval` by scores that are no cosines of two embeddings.
+
+    Scores are a tie where they differ by no more than eight roundings of the largest one; -inf is
+    for what is no candidate.
+
+    Args:
+        scores: of each query with the whole gallery, larger for what fits better.
+        query_ids: what each query is about.
+        gallery_ids: what each row of the gallery is about.
+        topk: the k of r@k.
+
+    Raises:
+        DataError: no query has a positive, sizes that do not match, a k below 1, or NaN scores.
+    """
+    if scores.shape != (len(query_ids), len(gallery_ids)) or not topk or min(topk) < 1:
+        raise DataError(
+            f"scores of shape {list(scores.shape)} with {len(query_ids)} and {len(gallery_ids)} "
+            f"ids, k of {list(topk)}",
+            expected="one id for each row and column, and k of at least 1",
+        )
+    if bool(scores.isnan().any()):
+        raise DataError(
+            f"{int(scores.isnan().any(1).sum())} of {len(scores)} queries have NaN scores",
+            fix="the training diverged: lower the learning rate, or use an earlier checkpoint",
+        )
+    device = scores.device
+    positives = _Positives.of(query_ids.to(device), gallery_ids.to(device))
+    scores = scores[positives.evaluated].to(torch.promote_types(scores.dtype, torch.float32))
+    largest = scores.where(scores.isfinite(), 0).abs().max()
+    tie = 8 * torch.finfo(scores.dtype).eps * float(largest)
+    rank, precision = positives.found(scores, slice(None), tie)
+    return _evaluation(rank, precision, positives, topk)
+
+
+@dataclass(frozen=True)
+class _Positives:
+    """Where the rows are that belong to each query that has any.
+
+    Attributes:
+        evaluated: (n,) which queries have any.
+        ids: of those queries.
+        order: rows of the gallery, ordered by their ids.
+        first: where the positives of each query begin in that order.
+        counts: how many there are.
+    """
+
+    evaluated: Bool[Tensor, " n"]
+    ids: Int[Tensor, " queries"]
+    order: Int64[Tensor, " m"]
+    first: Int64[Tensor, " queries"]
+    counts: Int64[Tensor, " queries"]
+
+    @classmethod
+    def of(cls, query_ids: Int[Tensor, " n"], gallery_ids: Int[Tensor, " m"]) -> "_Positives":
+        # The positives of a query are one slice of the gallery ids in order.
+        ordered, order = gallery_ids.sort()
+        first = torch.searchsorted(ordered, query_ids)
+        counts = torch.searchsorted(ordered, query_ids, right=True) - first
+        evaluated = counts > 0
+        if not evaluated.any():
+            raise DataError(
+                f"none of {len(query_ids)} query ids is among the {len(gallery_ids)} ids of the "
+                "gallery",
+                expected="equal ids for what belongs together",
+            )
+        return cls(evaluated, query_ids[evaluated], order, first[evaluated], counts[evaluated])
+
+    def found(
+        self, scores: Float[Tensor, "rows m"], block: slice, tie: float
+    ) -> tuple[Int64[Tensor, " rows"], Float[Tensor, " rows"]]:
+        """Rank of the best positive and the average precision, of some queries."""
+        first, counts = self.first[block, None], self.counts[block, None]
+        place = torch.arange(int(counts.max()), device=scores.device)
+        exists = place < counts
+        columns = self.order[(first + place).clamp(max=len(self.order) - 1)]
+        ranks = _ranks(scores, columns, exists, tie)
+        precision = (place + 1) / ranks.double()
+        return ranks[:, 0], (precision * exists).sum(1) / counts[:, 0]
+
+
+def _evaluation(
+    rank: Int64[Tensor, " queries"],
+    precision: Float[Tensor, " queries"],
+    positives: _Positives,
+    topk: Sequence[int],
+) -> Evaluation:
     values = {f"r@{k}": (rank <= k).double() for k in topk}
     values |= {"mrr": 1 / rank.double(), "map": precision}
     names = [*values, "median_rank"]
@@ -120,7 +205,7 @@ def retrieval(
     return Evaluation(
         metrics=dict(zip(names, means.tolist(), strict=True)),
         unit="query",
-        unit_ids=query_ids[evaluated].cpu().numpy(),
+        unit_ids=positives.ids.cpu().numpy(),
         per_unit={name: value.cpu().numpy() for name, value in values.items()},
     )
 
@@ -129,12 +214,12 @@ def _ranks(
     scores: Float[Tensor, "rows m"],
     columns: Int64[Tensor, "rows positives"],
     exists: Bool[Tensor, "rows positives"],
+    tie: float,
 ) -> Int64[Tensor, "rows positives"]:
     """Ranks of the positives of each row, from 1, ascending; where none exists, any number.
 
     The rank of the j-th positive is j + how many negatives score at least as much.
     """
-    tie = 8 * torch.finfo(scores.dtype).eps
     positives = scores.gather(1, columns).masked_fill(~exists, -torch.inf)
     positives = positives.sort(1, descending=True).values
     least = positives - tie

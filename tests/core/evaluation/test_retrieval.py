@@ -9,7 +9,7 @@ from torchmetrics.functional.retrieval import (
 
 from core.data.checks import DataError
 from core.evaluation import retrieval as module
-from core.evaluation.retrieval import retrieval, retrieval_both_ways
+from core.evaluation.retrieval import retrieval, retrieval_both_ways, retrieval_of_scores
 
 TOPK = (1, 3, 10)
 
@@ -132,3 +132,32 @@ def test_refuses(change, message):
     arguments = dict(zip(names, _problem(), strict=True)) | change
     with pytest.raises(DataError, match=message):
         retrieval(**arguments)
+
+
+@pytest.mark.parametrize("levels", [None, 1])
+def test_scores_of_any_scale_rank_as_cosines_do(levels):
+    queries, gallery, *ids = _problem(levels=levels)
+    unit = torch.nn.functional.normalize
+    expected = retrieval(queries, gallery, *ids, TOPK)
+    found = retrieval_of_scores(40 * unit(queries) @ unit(gallery).T, *ids, TOPK)
+    assert found.metrics == pytest.approx(expected.metrics)
+    assert (found.unit_ids == expected.unit_ids).all()
+
+
+def test_what_is_no_candidate_is_not_found():
+    ids = torch.arange(5)
+    scores = torch.eye(5)
+    assert retrieval_of_scores(scores, ids, ids).metrics["r@1"] == 1
+    scores[2] = torch.tensor([0.0, 0.0, -torch.inf, -torch.inf, -torch.inf])
+    found = retrieval_of_scores(scores, ids, ids)
+    assert found.metrics["r@1"] == pytest.approx(0.8)
+    assert found.per_unit["mrr"][2] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [(torch.ones(2, 3), "scores of shape"), (torch.full((2, 2), torch.nan), "NaN scores")],
+)
+def test_refuses_scores(scores, message):
+    with pytest.raises(DataError, match=message):
+        retrieval_of_scores(scores, torch.arange(2), torch.arange(2))
