@@ -95,6 +95,7 @@ def train(config: DictConfig) -> None:
             metrics |= {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
             print_metrics(evaluation, f"{split}, epoch {result.best_epoch + 1}", task.monitor)
             draw_confusion(evaluation, split, run_dir)
+            draw_pictures(result.checkpoint, data, split, config, run_dir)
     record = {
         "chosen_by": result.monitor,
         "best_epoch": result.best_epoch + 1,
@@ -167,6 +168,7 @@ def evaluate(config: DictConfig) -> None:
     evaluation, choice = evaluate_checkpoint(checkpoint, data, config.split, config)
     print_metrics(evaluation, config.split, config.task.monitor)
     draw_confusion(evaluation, config.split, run_dir_of(checkpoint))
+    draw_pictures(checkpoint, data, config.split, config, run_dir_of(checkpoint))
     chosen = f"{checkpoint}, epoch {choice['epoch'] + 1}"
     if choice["best_score"] is not None:
         chosen += (
@@ -366,6 +368,18 @@ def draw_confusion(evaluation: Evaluation, split: str, folder: Path) -> None:
         accuracy = evaluation.metrics["accuracy"]
         evaluation.confusion.draw(file, f"{split}: accuracy {100 * accuracy:.1f} %")
         print(f"wrote {os.path.relpath(file)}")
+
+
+def draw_pictures(
+    checkpoint: Path, data: Data, split: str, config: DictConfig, folder: Path
+) -> None:
+    """Draws what the field's task has to show of a split, e.g. attention or segmentations."""
+    task: Task = build(config.task)
+    if hasattr(task, "draw"):
+        device = device_of(config)
+        system = load_system(checkpoint)[0].to(device)
+        for file in task.draw(system, data.to(device), split, folder):
+            print(f"wrote {os.path.relpath(file)}")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
