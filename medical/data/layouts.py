@@ -135,7 +135,7 @@ def _csv(file: Path, findings: Findings) -> Layout:
     import polars as pl
 
     try:
-        table = pl.read_csv(file, infer_schema=False, missing_utf8_is_empty_string=True)
+        table = pl.read_csv(file, infer_schema=False)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -149,8 +149,11 @@ def _csv(file: Path, findings: Findings) -> Layout:
         )
     root, cases = file.parent, []
     for number, row in enumerate(table.iter_rows(named=True), start=2):
-        image = root / row["image"]
+        row = {name: value or "" for name, value in row.items()}
         with findings.going_on():
+            if not row["image"]:
+                raise DataError("no image", path=file, line=number)
+            image = root / row["image"]
             said = row.get("split", "").strip().lower()
             if said and said not in _SPLITS:
                 raise DataError(

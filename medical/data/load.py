@@ -15,6 +15,7 @@ import torch
 from core.data.checks import DataError
 from core.data.findings import Findings
 from core.data.samples import SPLITS
+from medical.data.case_splits import split_cases
 from medical.data.cases import Cases, Finding
 from medical.data.layouts import CaseFiles, Layout, find_cases
 from medical.data.prepare import (
@@ -26,7 +27,6 @@ from medical.data.prepare import (
 )
 from medical.data.prepared import Prepared, ResidentVolumes, Store, VolumesOnDisk
 from medical.data.read_volume import frames_of
-from medical.data.splits import split_patients
 
 _ENDS = 1 << 16  # bytes of each end of a file that its fingerprint is of
 
@@ -90,7 +90,7 @@ def load_cases(
     texts = [read_report(case, layout.root, reports) for case in layout.cases]
     patients = patients_of(layout)
     said = [case.split for case in layout.cases]
-    of_case = split_patients(patients, said, splits, ratios, split_seed)
+    of_case = split_cases(patients, said, splits, ratios, split_seed)
     n_workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     reader = CaseReader(layout.cases, how, cache)
     store = _store(reader, resident_gib, n_workers)

@@ -7,7 +7,7 @@ of the diaphragm; the intensities are those of the portal venous phase, in HU.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 CLASSES = ["background", "lungs", "liver", "spine", "kidneys", "aorta", "lesion"]
 # Kind -> where it occurs.
@@ -38,8 +38,11 @@ _AIR, _FAT, _SOFT, _LUNG, _BONE, _DISC = -1000, -100, 45, -840, 320, 90
 _HU = {"nodule": 50, "effusion": 12, "cyst": 4, "hemangioma": 175, "stone": 800, "aneurysm": 185}
 _METASTASIS = {"liver": 50, "spine": 850}
 
+_VESSEL = 3.0  # radius of a vessel in the lungs
+
 Space = Float[np.ndarray, "x y z"]
-Mask = np.ndarray
+Points = Float[np.ndarray, " points"]
+Mask = Bool[np.ndarray, "x y z"]
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,7 @@ def torso(
     lungs = {s: _lung(x, y, z, s) & (z > dome) for s in (1, -1)}
     lung = lungs[1] | lungs[-1]
     put(lung, _LUNG, "lungs")
-    for vessel in anatomy.vessels:
-        put(_near_segment(x, y, z, vessel, 3.0) & lung, 60, "lungs")
+    hu[lung] = np.where(_near_vessel(anatomy.vessels, x[lung], y[lung], z[lung]), 60, _LUNG)
     put(_ellipsoid(x, y, z, (-22, 32, 40), (50, 42, 52)), 110)
     put((np.hypot(x, y + 2) < 9) & (z > 95), _AIR + 20)
 
@@ -230,11 +232,14 @@ def _ellipsoid(
     return sum(((axis - middle) / radius) ** 2 for axis, middle, radius in axes) < 1
 
 
-def _near_segment(
-    x: Space, y: Space, z: Space, ends: Float[np.ndarray, "6"], radius: float
-) -> Mask:
-    start, along = ends[:3], ends[3:] - ends[:3]
-    away = [axis - first for axis, first in zip((x, y, z), start, strict=True)]
-    share = sum(a * b for a, b in zip(away, along, strict=True)) / (along @ along)
-    share = np.clip(share, 0, 1)
-    return sum((a - share * b) ** 2 for a, b in zip(away, along, strict=True)) < radius**2
+def _near_vessel(
+    vessels: Float[np.ndarray, "n 6"], x: Points, y: Points, z: Points
+) -> Bool[np.ndarray, " points"]:
+    near = np.zeros(x.shape, bool)
+    for vessel in vessels.astype(np.float32):
+        start, along = vessel[:3], vessel[3:] - vessel[:3]
+        away = [axis - first for axis, first in zip((x, y, z), start, strict=True)]
+        share = sum(a * b for a, b in zip(away, along, strict=True)) / (along @ along)
+        share = np.clip(share, 0, 1)
+        near |= sum((a - share * b) ** 2 for a, b in zip(away, along, strict=True)) < _VESSEL**2
+    return near

@@ -1,17 +1,16 @@
-"""Splits by patient: nobody's cases are in two of them."""
+"""Which split each case is in, as the files say or drawn, whole patients always together."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from core.data.checks import DataError
 from core.data.findings import Findings
 from core.data.samples import SPLITS
+from medical.data.patient_splits import split_patients
 
 
-def split_patients(
+def split_cases(
     patients: Sequence[str],
     said: Sequence[str | None],
     file: str | Path | None = None,
@@ -37,8 +36,6 @@ def split_patients(
             patient in two splits, some cases with a split and some without, or nobody trains.
     """
     findings = findings or Findings()
-    if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise DataError(f"data.ratios={list(ratios)}", expected="three shares with the sum 1")
     names = sorted(set(patients))
     if file is not None:
         of_patient = _of_file(Path(file), names)
@@ -47,21 +44,16 @@ def split_patients(
         if "valid" not in of_patient.values():
             train = sorted(name for name, split in of_patient.items() if split == "train")
             share = ratios[1] / max(ratios[0] + ratios[1], 1e-9)
-            of_patient |= dict.fromkeys(_drawn(train, (1 - share, share), seed)[1], "valid")
+            drawn = split_patients(train, None, (1 - share, share, 0), seed)
+            of_patient |= {train[row]: "valid" for row in drawn["valid"].tolist()}
     else:
-        parts = _drawn(names, ratios, seed)
-        of_patient = {name: s for s, part in zip(SPLITS, parts, strict=True) for name in part}
+        drawn = split_patients(names, None, ratios, seed)
+        of_patient = {names[row]: s for s, rows in drawn.items() for row in rows.tolist()}
     if "train" not in of_patient.values():
         raise DataError(
             f"none of {len(names)} patients trains", fix="give data.ratios, or data.splits=FILE.csv"
         )
     return [of_patient[name] for name in patients]
-
-
-def _drawn(names: list[str], shares: Sequence[float], seed: int) -> list[list[str]]:
-    order = np.random.default_rng(seed).permutation(len(names))
-    ends = np.cumsum([round(len(names) * share) for share in shares])[:-1]
-    return [[names[i] for i in part] for part in np.split(order, ends)]
 
 
 def _of_files(
