@@ -1,0 +1,50 @@
+"""`audio-music data check data=scores`: what is wrong with scores and performances, file by file."""
+
+from pathlib import Path
+
+from audio_music.data.log_filterbank import FPS, RATE
+from audio_music.data.scores import assemble
+from core.data.checks import CheckReport, DataError
+from core.data.findings import Findings
+
+
+def check_scores(
+    path: str | Path,
+    split: str | None = None,
+    frames: int = 84,
+    train_performances: str | None = None,
+    test_performances: str | None = None,
+    pretraining_audio: str | None = None,
+    pretraining_scores: str | None = None,
+) -> CheckReport:
+    """Reads all files as `load_scores` does and lists the problems in place of stopping."""
+    findings = Findings(strict=False)
+    facts: dict[str, str | int | float] = {}
+    try:
+        data = assemble(
+            Path(path),
+            split,
+            frames,
+            (train_performances, test_performances),
+            (pretraining_audio, pretraining_scores),
+            findings,
+        )
+    except DataError as error:
+        return CheckReport(facts, [*findings.problems, error], findings.warnings)
+    seconds = data.spectrograms.lengths.sum() / FPS
+    facts["pieces"] = len(data.pieces)
+    facts["performances"] = f"{len(data.performances)}, {seconds / 60:.1f} minutes"
+    facts["onsets with both snippets"] = len(data.piece)
+    for name, rows in data.splits.items():
+        facts[name] = f"{len(data.piece[rows].unique())} pieces, {len(rows)} onsets"
+        if len(rows) == 0:
+            findings.warn(f"the {name} split has no onset")
+    for name, lines in data.unpaired.items():
+        size = lines.lengths.sum()
+        said = f"{size / RATE / 60:.1f} minutes" if name == "audio" else f"{size} pixels wide"
+        facts[f"unpaired {name}"] = f"{len(lines)} files, {said}"
+    for name in sorted({"audio", "sheet"} - set(data.unpaired)):
+        findings.warn(
+            f"nothing to pre-train the {name} encoder on: system.pretrain=none goes without"
+        )
+    return CheckReport(facts, findings.problems, sorted(set(findings.warnings)))

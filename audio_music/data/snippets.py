@@ -1,0 +1,25 @@
+"""What a snippet is: 160 x 200 pixels of a score around a notehead, 4.2 s of audio around an onset."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+SHEET, AUDIO = "sheet", "audio"
+WINDOW = (160, 200)  # height and width of a snippet of a score in pixels, before it is halved
+MARGIN = 12  # rows more above and below, for shifts and scales
+STRIP = WINDOW[0] + 2 * MARGIN  # rows of a system that are kept
+
+
+def strip(score: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "strip width"]:
+    """`STRIP` rows around the vertical middle of a system, white where it is not so high."""
+    top = (score.shape[0] - STRIP) // 2
+    if top < 0:
+        below = STRIP - score.shape[0] + top
+        return np.pad(score, ((-top, below), (0, 0)), constant_values=255)
+    return score[top : top + STRIP]
+
+
+def halved(snippets: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 h w"]:
+    """At half the size: every pixel the mean of four, as OpenCV's bilinear halving."""
+    return avg_pool2d(snippets, 2)

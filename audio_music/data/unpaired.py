@@ -1,0 +1,142 @@
+"""What pre-training sees: unrolled scores as pictures, and recordings, with nothing that pairs them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int16, UInt8
+from torch import Tensor
+
+from audio_music.data.lines import Lines
+from audio_music.data.log_filterbank import to_rate
+from audio_music.data.snippets import AUDIO, SHEET, STRIP, strip
+from core.data.checks import DataError
+from core.data.findings import Findings
+
+_HELD_OUT = 10  # every so many items judge, where the files do not say which
+_SOUND = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def read_unpaired(
+    path: Path,
+    audio: str | None,
+    scores: str | None,
+    findings: Findings,
+) -> tuple[dict[str, Lines], dict[str, Tensor]]:
+    """Scores and recordings of pre-training; a modality of which there is nothing is left out.
+
+    Args:
+        path: folder of the data set.
+        audio: folder of recordings, with or without a table as MAESTRO's; None is
+            `pretraining/audio` where that is there.
+        scores: folder of unrolled systems; None is `pretraining/scores`, likewise.
+        findings: collects problems where it is not strict.
+
+    Returns:
+        Modality -> its lines, and modality -> which of them judge.
+    """
+    lines: dict[str, Lines] = {}
+    held_out: dict[str, Tensor] = {}
+    folders = {AUDIO: (audio, path / "pretraining/audio")}
+    folders[SHEET] = (scores, path / "pretraining/scores")
+    for modality, (asked, usual) in folders.items():
+        folder = usual if asked is None else Path(asked)
+        if not folder.is_dir():
+            if asked is not None:
+                raise DataError("no such folder", path=folder)
+            continue
+        if modality == AUDIO:
+            arrays, judges = _recordings(folder, findings)
+            found = Lines.of(arrays, 1, torch.int16)
+        else:
+            arrays, judges = _systems(folder, findings)
+            found = Lines.of(arrays, STRIP, torch.uint8)
+        if len(found):
+            lines[modality], held_out[modality] = found, torch.tensor(judges)
+    return lines, held_out
+
+
+def read_wave(file: Path) -> Int16[np.ndarray, " samples"]:
+    """A recording in mono at 22,050 Hz.
+
+    Raises:
+        DataError: the file cannot be read, holds nothing, NaN, or silence.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        fix = "pip install 'consilience[audio-music]'"
+        raise DataError("soundfile is not installed", fix=fix) from error
+
+    try:
+        wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataError(f"cannot be read ({error})", path=file, expected="a sound file") from error
+    if len(wave) == 0:
+        raise DataError("holds no samples", path=file)
+    if not np.isfinite(wave).all():
+        raise DataError("holds NaN or infinity", path=file)
+    if np.abs(wave).max() < 1e-4:
+        raise DataError("silence", path=file, expected="sound", fix="record or render it again")
+    mono = torch.from_numpy(wave.mean(1))[None]
+    try:
+        mono = to_rate(mono, rate)
+    except DataError as error:
+        raise DataError(error.found, path=file, expected="12 kHz or more") from error
+    return (mono[0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+
+
+def read_system(file: Path) -> UInt8[np.ndarray, "height width"]:
+    """A picture of an unrolled score, in grey.
+
+    Raises:
+        DataError: it cannot be read, or is all of one grey.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as opened:
+            score = np.asarray(opened.convert("L"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be read ({error})", path=file, expected="an image") from error
+    if score.min() == score.max():
+        raise DataError("an empty page", path=file, expected="a score")
+    return score
+
+
+def _recordings(folder: Path, findings: Findings) -> tuple[list[np.ndarray], list[bool]]:
+    tables = sorted(folder.glob("maestro*.csv"))
+    if tables:
+        wanted = _of_maestro(tables[0])
+    else:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SOUND)
+        wanted = [(file, number % _HELD_OUT == 0) for number, file in enumerate(files, start=1)]
+    arrays, judges = [], []
+    for file, judge in wanted:
+        with findings.going_on():
+            arrays.append(read_wave(file)[None])
+            judges.append(judge)
+    return arrays, judges
+
+
+def _of_maestro(table: Path) -> list[tuple[Path, bool]]:
+    """Files that train or validate, of a table with `split` and `audio_filename`."""
+    with table.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    if not rows or {"split", "audio_filename"} - set(rows[0]):
+        raise DataError("lacks split or audio_filename", path=table, expected="MAESTRO's table")
+    return [
+        (table.parent / row["audio_filename"], row["split"] == "validation")
+        for row in rows
+        if row["split"] in ("train", "validation")
+    ]
+
+
+def _systems(folder: Path, findings: Findings) -> tuple[list[np.ndarray], list[bool]]:
+    arrays, judges = [], []
+    for number, file in enumerate(sorted(folder.rglob("*.png")), start=1):
+        with findings.going_on():
+            arrays.append(strip(read_system(file)))
+            judges.append(number % _HELD_OUT == 0)
+    return arrays, judges
