@@ -139,7 +139,7 @@ class SheetRetrieval:
         table = [
             {"piece": name, "snippets": int((unit == place).sum())}
             | {"mrr": float(values["mrr"][unit == place].mean())}
-            | {f"rank, {way}": int(round(1 / of[place])) for way, of in of_pieces["mrr"].items()}
+            | {f"rank, {way}": round(1 / of[place]) for way, of in of_pieces["mrr"].items()}
             for place, name in enumerate(names)
         ]
         for name, of in of_pieces.items():
@@ -187,7 +187,7 @@ class SheetRetrieval:
         return metrics, each
 
     def refine(self, system: System, data: SheetMusic) -> None:
-        """Gives the system statistics of training pairs, where it asks for them and there are any."""
+        """Gives the system statistics of training pairs, where it asks for them."""
         if not hasattr(system, "refine"):
             return
         take: Callable[[Iterator[Batch]], None] = system.refine

@@ -1,4 +1,4 @@
-"""`audio-music data check data=scores`: what is wrong with scores and performances, file by file."""
+"""`audio-music data check data=scores`: what is wrong with scores and performances."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a snippet is: 160 x 200 pixels of a score around a notehead, 4.2 s of audio around an onset."""
+"""What a snippet is: 160 x 200 pixels around a notehead, 4.2 s of audio around an onset."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

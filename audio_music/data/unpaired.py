@@ -1,4 +1,4 @@
-"""What pre-training sees: unrolled scores as pictures, and recordings, with nothing that pairs them."""
+"""What pre-training sees: pictures of unrolled scores, and recordings; nothing pairs them."""
 
 import csv
 from pathlib import Path

@@ -212,9 +212,8 @@ class AudioSheet(System):
         return {"loss": hinge_ranking(sheet, audio, self.margin), **terms}
 
     def _latent(self, batch: Batch) -> Iterator[Float[Tensor, "batch dim"]]:
-        return (
-            self.heads[name](self.encoders[name](batch[name])).float() for name in (SHEET, AUDIO)
-        )
+        for name in (SHEET, AUDIO):
+            yield self.heads[name](self.encoders[name](batch[name])).float()
 
     @torch.no_grad()
     def refine(self, batches: Iterator[Mapping[str, Tensor]]) -> None:
