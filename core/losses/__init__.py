@@ -21,7 +21,7 @@ from core.losses.distinct import distinct
 from core.losses.gradient_cache import cached_backward
 from core.losses.hard_negative import hard_negative
 from core.losses.hinge_ranking import hinge_ranking
-from core.losses.hubert import feature_penalty, hubert
+from core.losses.hubert import feature_penalty, hubert, hubert_codebooks
 from core.losses.ibot import IBOTLoss
 from core.losses.in_batch_softmax import in_batch_softmax
 from core.losses.info_nce import info_nce
@@ -76,6 +76,7 @@ __all__ = [
     "hard_negative",
     "hinge_ranking",
     "hubert",
+    "hubert_codebooks",
     "in_batch_softmax",
     "info_nce",
     "koleo",

@@ -86,6 +86,13 @@ def _hubert(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
     return losses.hubert(_tokens(a), codes, batch.codes, batch.mask) + penalty
 
 
+def _hubert_codebooks(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
+    codes = torch.stack([_fixed(CLASSES, DIM // FRAMES)] * 2).to(a.dtype)
+    codes[1] *= torch.arange(1, 1 + codes.shape[2])
+    states, labels = torch.stack([_tokens(a)] * 2, 2), torch.stack([batch.codes] * 2, 2)
+    return losses.hubert_codebooks(states, codes, labels, batch.mask).sum()
+
+
 def _deepcluster(a: Tensor, b: Tensor, batch: Batch) -> Tensor:
     clusters = batch.label.where(batch.valid, -1)
     return losses.deepcluster(_two(a)[None], clusters[None])
@@ -225,6 +232,7 @@ ALL: dict[str, Objective] = MASKABLE | {
     "wav2vec2": _wav2vec2,
     "code_diversity": _diversity,
     "hubert": _hubert,
+    "hubert_codebooks": _hubert_codebooks,
     "poly_view": lambda a, b, batch: losses.poly_view(_views(a, b)),
     "average_view": lambda a, b, batch: losses.average_view(_views(a, b)),
     "m3co": _m3co,

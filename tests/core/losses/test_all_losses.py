@@ -147,6 +147,13 @@ EXTREME = {
     "hubert": lambda a, b: losses.hubert(
         a.view(6, 4, 2), b[:3, :2], torch.zeros(6, 4).long(), torch.ones(6, 4).bool(), 0.002
     ),
+    "hubert_codebooks": lambda a, b: losses.hubert_codebooks(
+        a.view(6, 2, 2, 2),
+        b[:6].view(2, 3, 8)[..., :2],
+        torch.zeros(6, 2, 2).long(),
+        torch.ones(6, 2).bool(),
+        0.002,
+    ).sum(),
     "wav2vec2": lambda a, b: losses.wav2vec2(
         a.view(6, 4, 2),
         b.view(6, 4, 2),
