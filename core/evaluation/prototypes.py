@@ -43,6 +43,8 @@ def few_shot_accuracy(
         DataError: too few classes have k_shot + n_query rows, a size below 1, or NaN or infinite
             features.
     """
+    if n_query < 1:
+        raise DataError(f"{n_query} rows of each class to classify", expected="1 or more of each")
     if len(features) != len(labels):
         raise DataError(f"{len(labels)} labels for {len(features)} rows", expected="one a row")
     broken = int((~torch.isfinite(features)).any(1).sum())
@@ -97,7 +99,7 @@ def sample_episodes(
         labels: classes, any integers; those with too few rows are never drawn.
         n_way: classes of an episode.
         k_shot: rows of each class to learn from, the first ones of the last axis.
-        n_query: rows of each class to classify, the rest of it.
+        n_query: rows of each class to classify, the rest of it; may be 0.
         episodes: how many.
         seed: of the draw, the same on every device.
 
@@ -107,7 +109,7 @@ def sample_episodes(
     Raises:
         DataError: too few classes have k_shot + n_query rows, or a size below 1.
     """
-    if min(n_way, k_shot, n_query, episodes) < 1:
+    if min(n_way, k_shot, episodes) < 1 or n_query < 0:
         raise DataError(
             f"{episodes} episodes of {n_way} classes with {k_shot} + {n_query} rows",
             expected="1 or more of each",
