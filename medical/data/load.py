@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from medical.data.case_splits import split_cases
 from medical.data.cases import Cases, Finding
 from medical.data.layouts import CaseFiles, Layout, find_cases
 from medical.data.prepare import (
-    Intensity,
     Preparation,
     expected_bytes,
     read_prepared,
@@ -38,10 +36,55 @@ class CaseReader:
     files: list[CaseFiles]
     how: Preparation
     use_cache: bool
+    classes: list[str]
 
     def __call__(self, number: int) -> Prepared:
         """The prepared case."""
-        return read_prepared(self.files[number], self.how, self.use_cache)
+        files = self.files[number]
+        case = read_prepared(files, self.how, self.use_cache)
+        if case.labels is not None:
+            check_classes(files, int(case.labels.max()), self.classes)
+        return case
+
+
+def check_classes(files: CaseFiles, highest: int, classes: list[str]) -> None:
+    """Refuses a segmentation with a class that the data set does not name.
+
+    Raises:
+        DataError: as said; where nothing is named, every class is as good as another.
+    """
+    if classes and highest >= len(classes):
+        raise DataError(
+            f"class {highest} in a segmentation",
+            path=files.label,
+            expected=f"0 to {len(classes) - 1}: {', '.join(classes)}",
+            fix="name it in labels.json or dataset.json",
+        )
+
+
+def preparation(
+    size: int,
+    spacing: Sequence[float],
+    intensity: str,
+    window: Sequence[float],
+    series: str | None,
+) -> Preparation:
+    """The arguments of `load_cases` that say how volumes are prepared.
+
+    Raises:
+        DataError: one of them cannot be.
+    """
+    if len(spacing) != 3:
+        raise DataError(f"data.spacing={list(spacing)}", expected="three sizes in mm")
+    if len(window) != 2:
+        raise DataError(f"data.window={list(window)}", expected="two HU: [-175, 250]")
+    x, y, z = map(float, spacing)
+    return Preparation(size, (x, y, z), intensity, (float(window[0]), float(window[1])), series)
+
+
+def threads_of(workers: int | None) -> int:
+    """How many threads prepare volumes."""
+    return max(min(os.cpu_count() or 1, 8) if workers is None else workers, 1)
 
 
 def load_cases(
@@ -52,9 +95,9 @@ def load_cases(
     split_seed: int = 0,
     size: int = 96,
     spacing: Sequence[float] = (1.0, 1.0, 0.5),
-    intensity: Intensity = "window",
+    intensity: str = "window",
     window: Sequence[float] = (-175.0, 250.0),
-    frames: Literal["refuse", "split"] = "refuse",
+    frames: str = "refuse",
     series: str | None = None,
     resident_gib: float = 4.0,
     workers: int | None = None,
@@ -85,15 +128,14 @@ def load_cases(
     Raises:
         DataError: nothing to read, a file that cannot be used, or splits that cannot be made.
     """
-    how = Preparation(size, _three(spacing), intensity, _two(window), series)
-    layout = expand_frames(find_cases(path), frames, how)
+    how = preparation(size, spacing, intensity, window, series)
+    layout = expand_frames(find_cases(path), frames)
     texts = [read_report(case, layout.root, reports) for case in layout.cases]
     patients = patients_of(layout)
     said = [case.split for case in layout.cases]
     of_case = split_cases(patients, said, splits, ratios, split_seed)
-    n_workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    reader = CaseReader(layout.cases, how, cache)
-    store = _store(reader, resident_gib, n_workers)
+    reader = CaseReader(layout.cases, how, cache, layout.classes)
+    store = _store(reader, resident_gib, threads_of(workers))
     return Cases(
         ids=[case.id for case in layout.cases],
         patients=patients,
@@ -107,13 +149,11 @@ def load_cases(
         classes=layout.classes,
         findings=_planted(layout, store, size),
         source=[f"{how} {fingerprint(case)}" for case in layout.cases],
-        workers=n_workers,
+        workers=threads_of(workers) if workers != 0 else 0,
     )
 
 
-def expand_frames(
-    layout: Layout, frames: str, how: Preparation, findings: Findings | None = None
-) -> Layout:
+def expand_frames(layout: Layout, frames: str, findings: Findings | None = None) -> Layout:
     """Makes a case of every volume of 4-D files where that is asked for.
 
     Raises:
@@ -198,7 +238,7 @@ def _store(reader: CaseReader, resident_gib: float, workers: int) -> Store:
     if total > resident_gib * 2**30:
         labelled = [case.label is not None for case in files]
         return VolumesOnDisk(reader, list(range(len(files))), labelled)
-    with ThreadPoolExecutor(max(workers, 1)) as threads:
+    with ThreadPoolExecutor(workers) as threads:
         return ResidentVolumes.of(list(threads.map(reader, range(len(files)))))
 
 
@@ -223,15 +263,3 @@ def _planted(layout: Layout, store: Store, size: int) -> list[tuple[Finding, ...
         ]
         found.append(tuple(own))
     return found
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise DataError(f"data.spacing={list(values)}", expected="three sizes in mm")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _two(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) != 2:
-        raise DataError(f"data.window={list(values)}", expected="two HU: [-175, 250]")
-    return float(values[0]), float(values[1])

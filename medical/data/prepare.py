@@ -8,7 +8,6 @@ argument here.
 
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +26,6 @@ _VERSION = 1
 _HU = (-4096, 32767)
 _PERCENTILES = (0.5, 99.5)
 _SHIFTED = 0.1  # mm that a segmentation may lie beside its volume
-
-Intensity = Literal["window", "bytes", "percentiles"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Preparation:
 
     size: int = 96
     spacing: tuple[float, float, float] = (1.0, 1.0, 0.5)
-    intensity: Intensity = "window"
+    intensity: str = "window"
     window: tuple[float, float] = (-175.0, 250.0)
     series: str | None = None
 

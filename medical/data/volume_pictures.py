@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +69,7 @@ def draw_overlays(
     for row, of_row in zip(rows, panels, strict=True):
         for plane, axes in zip(_PLANES, of_row, strict=True):
             _draw_slice(axes, row, plane, limits)
-        of_row[0].set_title(row.title, loc="left", fontsize=9, color=_INK)
+        of_row[0].set_title(fill(row.title, 46), loc="left", fontsize=9, color=_INK)
     if classes:
         handles = [
             Patch(color=_COLORS[number % len(_COLORS)], label=name)
