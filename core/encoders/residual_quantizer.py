@@ -64,7 +64,8 @@ class ResidualQuantizer(nn.Module):
             number = _nearest(left, centres)
             left = left - centres[number]
             chosen.append(number)
-        return torch.stack(chosen, -1).unflatten(0, rows.shape[:-1])
+        codes: Tensor = torch.stack(chosen, -1).unflatten(0, rows.shape[:-1])
+        return codes
 
     def decode(self, codes: Int64[Tensor, "*rows codebooks"]) -> Float[Tensor, "*rows dim"]:
         """Sums of the codes."""
