@@ -106,9 +106,10 @@ class AboutJoint:
         first, *others = (each.matrices(draws) for each in self.maps)
         for matrices in others:
             first = matrices @ first
-        centre = x[..., self.pivot, None]
-        mapped = torch.einsum("bij,bjtv->bitv", first.to(x.dtype), x - centre)
-        return mapped + centre
+        matrix = first.to(x.dtype)
+        centre = x[..., self.pivot].contiguous()
+        rest = (centre - matrix @ centre)[..., None]
+        return (matrix @ x.flatten(2)).view_as(x).add_(rest)
 
 
 class SkeletonViews:

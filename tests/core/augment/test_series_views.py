@@ -124,7 +124,9 @@ def test_nothing_changes_skeletons_at_zero_strength(augment: Augmentation) -> No
 
 
 def test_p_is_how_often_a_row_changes() -> None:
-    for augment in (Jitter(0.5, 0.75), Gain(0.5, 0.75), SensorRotation(180.0, 0.75)):
+    crop = CropAndResize(0.5, 0.8, 0.75)
+    noise = (Jitter(0.5, 0.75), Scaling(0.5, 0.75), Gain(0.5, 0.75))
+    for augment in (*noise, crop, ChannelShuffle(0.75), SensorRotation(180.0, 0.75)):
         same = (augment(series(2000), draws(2000)) == series(2000)).flatten(1).all(1)
         assert same.float().mean() == pytest.approx(0.25, abs=0.04)
 
