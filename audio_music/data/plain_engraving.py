@@ -14,7 +14,7 @@ from audio_music.data.engraving import Engraving, Notehead
 
 _HEIGHT = 232
 _SPACE = 9  # pixels from line to line
-_TOP = {"treble": 74, "bass": 146}  # y of the highest line
+_TOP = {"treble": 62, "bass": 134}  # y of the highest line
 _HIGHEST = {"treble": 77, "bass": 57}  # MIDI number on that line: F5 and A3
 _LEFT, _BEAT = 70, 42  # pixels before the first note, and of a quarter
 _SEMITONES = (0, 2, 4, 5, 7, 9, 11)

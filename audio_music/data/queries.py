@@ -27,7 +27,7 @@ def asked_snippet(data: SheetMusic, query: str) -> tuple[str, Float[Tensor, "1 1
     device = data.piece.device
     if (row := row_of(data, name)) is not None:
         return kind, data.pairs(torch.tensor([row], device=device))[kind]
-    file, at = _file_and_place(name)
+    file, at = place_in_file(name)
     if not file.is_file():
         ids = data.ids
         raise DataError(
@@ -51,7 +51,8 @@ def row_of(data: SheetMusic, name: str) -> int | None:
     return ids.index(name) if name in ids else None
 
 
-def _file_and_place(name: str) -> tuple[Path, float | None]:
+def place_in_file(name: str) -> tuple[Path, float | None]:
+    """FILE and PLACE of FILE@PLACE; without a place, None."""
     file, _, at = name.rpartition("@")
     try:
         return (Path(file), float(at)) if file else (Path(name), None)

@@ -64,8 +64,11 @@ def write_scores(
     engraver: Engraver = "auto",
     synthesizer: Synthesizer = "auto",
 ) -> None:
-    """Writes `<piece>.npz`, `all_split.yaml`, recordings and pages of the test, and `pretraining/`.
+    """Writes `<piece>.npz`, `all_split.yaml`, `recordings/`, `pages/` and `pretraining/`.
 
+    `recordings/<performance>.wav` is what the first performance of a piece sounds like, and
+    `pages/<piece>-1.png` its score on pages; `pages/<piece>.csv` says where on them each notehead
+    of the unrolled system is.
     The folder appears complete or not at all; an earlier demo in its place is replaced.
 
     Args:
@@ -106,9 +109,8 @@ def write_scores(
                 continue
             names[split].append(piece.name)
             write_piece(folder, prepared(piece, score, played))
-            if split != "train":
-                _write_wave(folder / "recordings" / f"{played[0].name}.wav", played[0].wave)
-                _write_pages(folder / "pages", piece)
+            _write_wave(folder / "recordings" / f"{played[0].name}.wav", played[0].wave)
+            _write_pages(folder / "pages", piece)
         (folder / "all_split.yaml").write_text(yaml.safe_dump(names))
 
 
@@ -139,7 +141,7 @@ def _engraved(
             known.append(melody)
             fonts = FONTS[1:] if split in ("test", "unpaired") else FONTS[:1]
             font = fonts[int(random.integers(len(fonts)))]
-            yield split, engraving.engrave(score, name, font, with_pages=split in ("valid", "test"))
+            yield split, engraving.engrave(score, name, font, with_pages=split != "unpaired")
             break
         else:
             raise DataError(
