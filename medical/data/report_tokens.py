@@ -14,7 +14,7 @@ from core.data.checks import DataError
 PADDING, REPORT, SENTENCE, WORD, PIECE = range(5)  # kinds of tokens
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SECTIONS = re.compile(
-    r"(?i:title|presentation|patient|age|gender|study_findings|discussion|findings|impression):"
+    r"(?i:\b(?:title|presentation|patient|age|gender|study_findings|discussion|findings|impression)):"
 )
 _LONG_SENTENCE = 30  # words, above which lines are sentences
 _LONGEST = 198  # pieces of a sentence
