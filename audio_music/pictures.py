@@ -1,0 +1,81 @@
+"""Pictures of spectra, for the run folder and TensorBoard."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+_RANGE = 60  # dB below the loudest
+
+
+def draw_reconstruction(
+    target: Float[Tensor, "time bins"],
+    predicted: Float[Tensor, "time bins"],
+    masked: Bool[Tensor, " time"],
+    rate: float,
+    frequencies: Float[np.ndarray, " bins"],
+    file: Path,
+) -> None:
+    """Writes a PNG: a spectrum, the frames that were hidden, and what was predicted of them.
+
+    Args:
+        target: magnitudes.
+        predicted: likewise; negative ones are shown as silence.
+        masked: which frames were hidden.
+        rate: frames a second.
+        frequencies: of the bins, in Hz.
+        file: to be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    true, said = (x.detach().cpu().numpy() for x in (target, predicted))
+    hidden = masked.cpu().numpy()
+    loudest = max(true.max(), 1e-9)
+    shown = np.where(hidden[:, None], said, true)
+    panels = {"constant-Q spectrum": true, "predicted where masked (white bars)": shown}
+    figure = Figure(figsize=(9, 5.4), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(2, 1, sharex=True)
+    seconds = len(true) / rate
+    ticks = np.arange(0, len(frequencies), max(len(frequencies) // 7, 1))
+    for axes, (title, magnitudes) in zip(all_axes, panels.items(), strict=True):
+        decibels = 20 * np.log10(np.maximum(magnitudes / loudest, 10 ** (-_RANGE / 20)))
+        image = axes.imshow(
+            decibels.T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=-_RANGE,
+            vmax=0,
+            extent=(0, seconds, -0.5, len(frequencies) - 0.5),
+        )
+        axes.set_yticks(ticks, [f"{frequencies[tick]:.0f}" for tick in ticks], fontsize=8)
+        axes.set_ylabel("Hz", fontsize=9)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    steps = np.flatnonzero(np.diff(np.pad(hidden.astype(int), 1))).reshape(-1, 2) / rate
+    for start, stop in steps:
+        all_axes[1].axvspan(start, stop, ymin=0.97, color="white", linewidth=0)
+    all_axes[1].set_xlabel("seconds", fontsize=9)
+    bar = figure.colorbar(image, ax=all_axes, shrink=0.6, aspect=30)
+    bar.set_label("dB", fontsize=8)
+    bar.outline.set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def log_picture(trainer: "Trainer", name: str, file: Path) -> None:
+    """Hands a PNG to TensorBoard, where the run writes one."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from matplotlib.image import imread
+
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            picture = imread(file)[..., :3]
+            step = trainer.global_step
+            logger.experiment.add_image(name, picture, step, dataformats="HWC")
