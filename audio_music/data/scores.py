@@ -14,7 +14,15 @@ from torch import Tensor
 from audio_music.data.lines import Lines
 from audio_music.data.log_filterbank import BANDS, FPS
 from audio_music.data.score_files import Piece, read_piece, read_splits
-from audio_music.data.snippets import AUDIO, MARGIN, SHEET, STRIP, WINDOW, halved, strip
+from audio_music.data.snippets import (
+    AUDIO,
+    MARGIN,
+    SHEET,
+    SHEET_MARGIN,
+    WINDOW,
+    halved,
+    strip,
+)
 from audio_music.data.unpaired import read_unpaired
 from core.data.checks import DataError
 from core.data.findings import Findings, few
@@ -200,7 +208,7 @@ def assemble(
                 split_of.append(part)
     if not read:
         raise DataError("no piece can be used", path=path)
-    unpaired, held_out = read_unpaired(path, *pretraining, findings)
+    unpaired, held_out = read_unpaired(path, *pretraining, frames, findings)
     pairs = [_pairs(piece, frames) for piece in read]
     for piece, rows in zip(read, pairs, strict=True):
         if len(rows) == 0:
@@ -218,9 +226,9 @@ def assemble(
     spectra = [one.spectrogram for one in everything]
     return SheetMusic(
         [piece.name for piece in read],
-        Lines.of([strip(piece.score) for piece in read], STRIP, torch.uint8),
+        Lines.of([strip(piece.score) for piece in read], torch.uint8, SHEET_MARGIN),
         [one.name for one in everything],
-        Lines.of(spectra, BANDS, torch.float32),
+        Lines.of(spectra, torch.float32, 2 * frames),
         torch.from_numpy(piece_of),
         torch.from_numpy(np.concatenate([rows[:, 0] for rows in pairs])),
         torch.from_numpy(np.stack(performance)[piece_of]),

@@ -1,15 +1,24 @@
 """Snippets as training sees them: pairs, and two views of one modality; all on the device."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from audio_music.data.lines import Lines
-from audio_music.data.log_filterbank import FPS, RATE, LogFilterbank, compress
+from audio_music.data.log_filterbank import CENTRED_HOP, FPS, RATE, LogFilterbank, compress
 from audio_music.data.scores import SheetMusic
-from audio_music.data.snippets import AUDIO, MARGIN, SHEET, WINDOW, halved
+from audio_music.data.snippets import (
+    AUDIO,
+    LONGEST,
+    MARGIN,
+    SHEET,
+    SIDE,
+    WINDOW,
+    halved,
+    samples_of_view,
+)
 from core.augment.compose import Compose
 from core.augment.draws import Draws
 from core.augment.images import blurred
@@ -26,8 +35,6 @@ from core.augment.sound import (
 )
 from core.augment.warps import PerlinNoise, Warp
 
-_HOP = 1103  # samples from frame to frame in pre-training
-_SIDE = 50  # pixels beside a window that shifts and turns may bring in
 _EVERY = 100  # pixels between the snippets of an unpaired score
 
 
@@ -100,7 +107,7 @@ class SheetViews:
     def __call__(self, draws: Draws) -> Float[Tensor, "2 batch 1 80 100"]:
         """Two views of snippets that are drawn, as many as `draws` has rows."""
         chosen = (draws.uniform(0, 1) * len(self)).long().clamp(max=len(self) - 1)
-        width = WINDOW[1] + 2 * _SIDE
+        width = WINDOW[1] + 2 * SIDE
         first = self.columns[chosen] - width // 2
         cut = self.scores.windows(self.items[chosen], first, width, 255)
         snippets = halved(cut[:, None].float() / 255)
@@ -131,17 +138,16 @@ class AudioViews:
     items: Int64[Tensor, " kept"]
     frames: int = 84
     reverberation: float = 0.0
-    fastest: float = field(default=1.8, init=False)
 
     def __post_init__(self) -> None:
         device = self.items.device
-        self.samples = (int(self.frames * self.fastest) + 1) * _HOP
+        self.samples = samples_of_view(self.frames)
         self.spectrogram = LogFilterbank("centred").to(device)
         self.ends = self.recordings.lengths[self.items].cumsum(0)
         room = Reverberation(p=self.reverberation)
         self.of_waves = Compose([Polarity(), Loudness(), NoiseAtSNR(), TimeMask(), room])
         self.equalizer, self.mask = Equalizer(), BandMask(one_draw=True)
-        self.stretch = Stretch(self.frames, high=self.fastest)
+        self.stretch = Stretch(self.frames, high=LONGEST)
 
     def __len__(self) -> int:
         """Snippets there are, one beside the other."""
@@ -154,7 +160,7 @@ class AudioViews:
         chosen = self.items[number]
         room = (self.recordings.lengths[chosen] - self.samples).clamp_min(0)
         first = (draws.uniform(0, 1).double() * room).long()
-        later = draws.uniform(0, 0.3) * draws.happens(0.5) * self.frames * _HOP
+        later = draws.uniform(0, 0.3) * draws.happens(0.5) * self.frames * CENTRED_HOP
         return torch.stack(
             [self._view(chosen, first + shift, draws) for shift in (0, later.long())]
         )

@@ -5,10 +5,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from audio_music.data.log_filterbank import CENTRED_HOP
+
 SHEET, AUDIO = "sheet", "audio"
 WINDOW = (160, 200)  # height and width of a snippet of a score in pixels, before it is halved
 MARGIN = 12  # rows more above and below, for shifts and scales
+SIDE = 50  # pixels beside a window that a shift or a turn may bring in
 STRIP = WINDOW[0] + 2 * MARGIN  # rows of a system that are kept
+SHEET_MARGIN = WINDOW[1] + 2 * SIDE  # columns of the widest window
+LONGEST = 1.8  # snippets of audio that a view may need, at the fastest tempo
 
 
 def strip(score: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "strip width"]:
@@ -23,3 +28,8 @@ def strip(score: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "strip 
 def halved(snippets: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 h w"]:
     """At half the size: every pixel the mean of four, as OpenCV's bilinear halving."""
     return avg_pool2d(snippets, 2)
+
+
+def samples_of_view(frames: int) -> int:
+    """Samples that a view of so many frames needs at the fastest tempo."""
+    return (int(frames * LONGEST) + 1) * CENTRED_HOP

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audio_music.data.lines import Lines
 from audio_music.data.log_filterbank import to_rate
-from audio_music.data.snippets import AUDIO, SHEET, STRIP, strip
+from audio_music.data.snippets import AUDIO, SHEET, SHEET_MARGIN, samples_of_view, strip
 from core.data.checks import DataError
 from core.data.findings import Findings
 
@@ -22,6 +22,7 @@ def read_unpaired(
     path: Path,
     audio: str | None,
     scores: str | None,
+    frames: int,
     findings: Findings,
 ) -> tuple[dict[str, Lines], dict[str, Tensor]]:
     """Scores and recordings of pre-training; a modality of which there is nothing is left out.
@@ -31,6 +32,7 @@ def read_unpaired(
         audio: folder of recordings, with or without a table as MAESTRO's; None is
             `pretraining/audio` where that is there.
         scores: folder of unrolled systems; None is `pretraining/scores`, likewise.
+        frames: of a snippet of audio.
         findings: collects problems where it is not strict.
 
     Returns:
@@ -48,12 +50,13 @@ def read_unpaired(
             continue
         if modality == AUDIO:
             arrays, judges = _recordings(folder, findings)
-            found = Lines.of(arrays, 1, torch.int16)
+            margin, dtype = 2 * samples_of_view(frames), torch.int16
         else:
             arrays, judges = _systems(folder, findings)
-            found = Lines.of(arrays, STRIP, torch.uint8)
-        if len(found):
-            lines[modality], held_out[modality] = found, torch.tensor(judges)
+            margin, dtype = SHEET_MARGIN, torch.uint8
+        if arrays:
+            lines[modality] = Lines.of(arrays, dtype, margin)
+            held_out[modality] = torch.tensor(judges)
     return lines, held_out
 
 
