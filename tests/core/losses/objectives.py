@@ -245,6 +245,7 @@ ALL: dict[str, Objective] = MASKABLE | {
     ),
     "score_contrast": _score_contrast,
     "masked_language": _masked_language,
+    "hinge_ranking": lambda a, b, batch: losses.hinge_ranking(a, b),
     "spread_out": lambda a, b, batch: losses.spread_out(a),
     "embedding_penalty": lambda a, b, batch: losses.embedding_penalty(a, b),
 }
