@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.augment.draws import Draws
-from core.augment.images import SimCLRViews, blurred, _hue_turned
+from core.augment.images import SimCLRViews, _hue_turned, blurred
 
 
 def draws(n: int, seed: int = 0) -> Draws:
