@@ -120,7 +120,7 @@ def race_steps(name: str, batch: int, arguments: dict[str, object]) -> list[dict
 
     def two_views() -> Batch:
         draws = Draws(next(number), batch, slice(0, batch), x.device)
-        return {"imu": x, "views": torch.stack([view(draws), view(draws)])}
+        return {"imu": x, "views/imu": torch.stack([view(draws), view(draws)])}
 
     works = {
         "frame projections": step_of(ours, lambda: {"imu": x}),

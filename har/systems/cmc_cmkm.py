@@ -94,7 +94,7 @@ class CMCCMKM(CMC):
             views = torch.stack([augment(batch[name], draws) for _ in range(2)])
             if "mask" in batch:  # padding is zero, also after jitter
                 views = views * along_time(batch["mask"], name)
-            return batch | {"views": views}
+            return batch | {f"views/{name}": views}
 
         seed = int(torch.randint(2**31, ()))
         loader = ResidentLoader(

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.data.checks import DataError
+from core.encoders.build import build_encoder
 from core.losses import nt_xent
 from core.trainers.system import Batch, System
-from har.systems.encoders import Projection, build_encoders
+from har.systems.encoders import Projection, encoder_config
 
 
 class SimCLR(System):
@@ -28,9 +29,10 @@ class SimCLR(System):
         hidden_dim: width inside the projection.
         dim: width of the projection.
         temperature: a divisor of the cosines.
+        modality: which sensor learns, where the windows have several.
 
     Raises:
-        DataError: the windows have several modalities.
+        DataError: the windows have several modalities and none is named, or not the one that is.
     """
 
     n_views = 2
@@ -44,23 +46,26 @@ class SimCLR(System):
         hidden_dim: int = 256,
         dim: int = 128,
         temperature: float = 0.1,
+        modality: str | None = None,
     ) -> None:
         super().__init__()
-        if len(shapes) != 1:
+        if modality is None and len(shapes) != 1:
             raise DataError(
                 f"SimCLR of {', '.join(shapes)}",
                 expected="one modality",
                 fix=f"data.modalities=[{next(iter(shapes))}], or system=cmc for several",
             )
+        if modality is not None and modality not in shapes:
+            raise DataError(f"system.modality={modality}", expected=f"one of {', '.join(shapes)}")
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
-        self.modality = next(iter(shapes))
-        self.encoder = build_encoders(encoder, shapes)[self.modality]
+        self.modality = modality or next(iter(shapes))
+        self.encoder = build_encoder(encoder_config(encoder, self.modality), shapes[self.modality])
         self.head = Projection(int(self.encoder.dim), hidden_dim, dim)  # type: ignore[arg-type]
         self.temperature = temperature
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
         """NT-Xent of both views, every projection an anchor."""
-        views = batch["views"]
+        views = batch[f"views/{self.modality}"]
         h = self.encoder(views.flatten(0, 1))
         self.latest = {"features": h[: views.shape[1]].detach()}
         first, second = self.head(h).unflatten(0, (2, -1))

@@ -40,3 +40,17 @@ def test_two_modalities_are_refused_with_the_way_out() -> None:
     shapes = {SKELETON: [3, 20, 4], IMU: [6, 20]}
     with pytest.raises(DataError, match=r"(?s)one modality.*modalities=\[skeleton\].*system=cmc"):
         SimCLR(shapes, 4, {})
+
+
+def test_one_of_two_sensors_learns_as_it_would_alone() -> None:
+    both, task = windows(), ActivityRecognition(NoiseAndGain())
+    torch.manual_seed(0)
+    system = SimCLR(**task.system_arguments(both), encoder=SMALL, dim=8, modality=IMU)
+    torch.manual_seed(0)
+    alone = SimCLR({IMU: both.shapes[IMU]}, 48, {}, encoder=SMALL, dim=8)
+    batch = next(iter(task.train_loader(system, both, 12, 0)))
+    assert torch.equal(system.objective(batch)["loss"], alone.objective(batch)["loss"])
+    assert system.embed(batch).keys() == {IMU}
+    assert task.evaluate(system.eval(), both, "test").metrics["accuracy"] > 0.25
+    with pytest.raises(DataError, match=r"(?s)system.modality=gaze.*skeleton, imu"):
+        SimCLR(both.shapes, 48, {}, modality="gaze")
