@@ -3,10 +3,11 @@
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from core.distributed import global_mean
 from core.losses.precision import full_precision
-from core.losses.rows import Gather, Rows, both, two_view_scores, unit
+from core.losses.rows import Gather, Rows, both, unit
 
 
 @full_precision
@@ -29,6 +30,13 @@ def nt_xent(
     """
     rows = Rows.of(a, gather, valid, ids)
     a, b = (unit(rows.keep_valid(x), normalize) for x in (a, b))
-    positive, negatives = two_view_scores(a, b, temperature, rows)
-    scores = torch.cat([positive[:, None], negatives], dim=1)
-    return global_mean(scores.logsumexp(1) - positive, both(valid))
+    anchors = torch.cat([a, b]) / temperature
+    scores = anchors @ torch.cat([rows.everywhere(a), rows.everywhere(b)]).T
+    own = torch.arange(rows.start, rows.start + rows.size, device=a.device)
+    itself, positive = torch.cat([own, own + rows.total]), torch.cat([own + rows.total, own])
+    # Beside autograd, which would copy the matrix: the gradient of what is left out is 0 anyway.
+    left_out, excluded = scores.detach(), rows.excluded()
+    if excluded is not None:
+        left_out.masked_fill_(excluded.repeat(2, 2), -torch.inf)
+    left_out[torch.arange(len(scores), device=a.device), itself] = -torch.inf
+    return global_mean(cross_entropy(scores, positive, reduction="none"), both(valid))
