@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from core.encoders.cca import CCALayer
 from core.losses import hinge_ranking
+from tests.core.gloo import run_gloo
 
 
 def pairs(n: int = 60, dim: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,3 +100,28 @@ def test_what_comes_in_float32_goes_out_in_float32():
     out = layer(*(x.float() for x in pairs()))
     assert out[0].dtype == torch.float32
     assert layer.onto_a.dtype == torch.float64
+
+
+def projected_share(sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    rank = dist.get_rank()
+    a, b = (x.split(list(sizes))[rank].clone().requires_grad_() for x in pairs(24))
+    layer = CCALayer(4)
+    # Both means are left out of the gradient, as ever: see the layer.
+    loss = hinge_ranking(*layer(a, b), margin=0.9)
+    loss.backward()
+    kept = {"onto_a": layer.onto_a, "mean_b": layer.mean_b}
+    return {"loss": loss.detach(), "a": a.grad, "b": b.grad, **kept}
+
+
+def test_processes_project_by_the_rows_of_all():
+    a, b = (x.requires_grad_() for x in pairs(24))
+    layer = CCALayer(4)
+    loss = hinge_ranking(*layer(a, b), margin=0.9)
+    loss.backward()
+    shares = run_gloo(2, projected_share, (14, 10))
+    torch.testing.assert_close(sum(share["loss"] for share in shares) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([share["a"] for share in shares]) / 2, a.grad)
+    torch.testing.assert_close(torch.cat([share["b"] for share in shares]) / 2, b.grad)
+    for share in shares:
+        torch.testing.assert_close(share["onto_a"], layer.onto_a)
+        torch.testing.assert_close(share["mean_b"], layer.mean_b)
