@@ -21,26 +21,18 @@ from core.evaluation.knn import knn_predict
 from core.evaluation.linear_probe import PENALTIES as LABEL_PENALTIES
 from core.evaluation.linear_probe import LinearProbe
 from core.evaluation.rank import rankme
-from core.evaluation.segmentation import SegmentationScores
-from core.tasks.samples import SampleTask, as_float
+from core.tasks.samples import SampleTask
 from core.trainers.system import Batch, System
 from remote_sensing.data.chips import Chips
-from remote_sensing.data.read_chips import UNKNOWN
 from remote_sensing.data.statistics import FILE, save_statistics
-from remote_sensing.probes import (
-    PENALTIES,
-    RidgeProbe,
-    fit_pixels,
-    patch_labels,
-    pixel_classes,
-)
+from remote_sensing.features import JOINT, embed_chips, with_joint
+from remote_sensing.probes import PENALTIES, RidgeProbe
+from remote_sensing.segmentation import segmentation
 
 SameForAll = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
-_JOINT = "joint"
 _KNOWN = ("map", "linear_accuracy", "knn_accuracy", "kmeans_accuracy", "miou", "rankme")
 # Validation must not choose the penalty it is then judged by.
 _VALIDATION_RIDGE, _VALIDATION_PENALTY = 0.1, 1e-3
-_PIXELS = 1 << 19  # that are embedded at a time
 
 
 class ChipProbing(SampleTask):
@@ -86,7 +78,6 @@ class ChipProbing(SampleTask):
 
     def _prepare(self, system: System, data: Chips) -> Callable[[Batch, Draws], Batch]:
         n_views, draw = getattr(system, "n_views", 0), getattr(system, "draw", None)
-        changed = [*data.inputs, *(["valid"] if data.valid is not None else [])]
         first, augment = next(iter(data.inputs)), self.aligned
         if n_views and augment is None:
             raise DataError(
@@ -96,9 +87,9 @@ class ChipProbing(SampleTask):
             )
 
         def prepare(batch: Batch, draws: Draws) -> Batch:
-            batch = as_float(batch, data)
+            batch = data.normalised(batch)
             if augment is not None:
-                images = {name: batch[name] for name in changed}
+                images = {name: batch[name] for name in (*data.inputs, "valid") if name in batch}
                 if n_views:
                     views = [augment(images, draws) for _ in range(n_views)]
                     for name in data.inputs:
@@ -134,7 +125,7 @@ class ChipProbing(SampleTask):
                 self._classes_of_pixels(system, known, data, split, metrics, per_unit)
         if split == "test" or self.monitor == "rankme":
             own = with_joint(embed_chips(system, data, data.splits[split]))
-            metrics["rankme"] = float(rankme(own[_JOINT]))
+            metrics["rankme"] = float(rankme(own[JOINT]))
         if self.monitor not in metrics:
             raise DataError(
                 f"task.monitor={self.monitor}: cannot be measured on the {split} split of these "
@@ -170,12 +161,12 @@ class ChipProbing(SampleTask):
             probe = RidgeProbe.fit(
                 of["train"], present["train"], of["valid"], present["valid"], penalties
             )
-            name = "map" if sensor == _JOINT else f"map/{sensor}"
+            name = "map" if sensor == JOINT else f"map/{sensor}"
             scores = probe.scores(of[split])
             metrics[name], per_unit[name], each = mean_average_precision(scores, present[split])
             table.append({"features": sensor} | dict(zip(names, each.tolist(), strict=True)))
             if wider:
-                ending = "" if sensor == _JOINT else f"/{sensor}"
+                ending = "" if sensor == JOINT else f"/{sensor}"
                 scores = probe.scores(wider[sensor])
                 metrics[f"map/larger{ending}"] = mean_average_precision(scores, wider_present)[0]
         return table if len(names) <= 12 else []
@@ -196,7 +187,7 @@ class ChipProbing(SampleTask):
             return
         penalties = LABEL_PENALTIES if split == "test" else (_VALIDATION_PENALTY,)
         for sensor in features["train"]:
-            ending = "" if sensor == _JOINT else f"/{sensor}"
+            ending = "" if sensor == JOINT else f"/{sensor}"
             of = {name: own[sensor] for name, own in features.items()}
             votes = knn_predict(of["train"], labels["train"], of[split], n_classes, self.k)
             guesses = {"knn_accuracy": votes.argmax(1)}
@@ -226,21 +217,8 @@ class ChipProbing(SampleTask):
         """MIoU of a linear probe on the tokens of each sensor and of all."""
         if data.cover is None or not hasattr(system, "tokens"):
             return
-        n_classes, (height, width) = data.n_classes["label"], data.cover.shape[1:]
-        tokens = {
-            name: with_joint(embed_chips(system, data, known[name], tokens=True))
-            for name in ("train", split)
-        }
-        for sensor, of in tokens["train"].items():
-            labels = patch_labels(data.cover[known["train"]], of.shape[1], n_classes, UNKNOWN)
-            if len(labels[labels >= 0].unique()) < 2:
-                return
-            probe = fit_pixels(of, labels, _VALIDATION_PENALTY)
-            counts = SegmentationScores(n_classes, UNKNOWN)
-            predicted = pixel_classes(probe, tokens[split][sensor], height, width)
-            numbers = list(range(len(predicted)))
-            counts.update(predicted, data.cover[known[split]].long(), numbers)
-            found, name = counts.evaluation(), "miou" if sensor == _JOINT else f"miou/{sensor}"
+        for sensor, found in segmentation(system, data, known["train"], known[split]).items():
+            name = "miou" if sensor == JOINT else f"miou/{sensor}"
             metrics[name], per_unit[name] = found.metrics["miou"], found.per_unit["miou"]
 
     def embed(self, system: System, data: Chips) -> pl.DataFrame:
@@ -336,42 +314,6 @@ class ChipProbing(SampleTask):
         """The statistics of the run, which also say its bands."""
         file = run_dir / FILE
         return {"statistics": str(file)} if file.is_file() else {}
-
-
-@torch.no_grad()
-def embed_chips(
-    system: System,
-    data: Chips,
-    rows: Int64[Tensor, " rows"] | None = None,
-    projected: bool = False,
-    tokens: bool = False,
-) -> dict[str, Float[Tensor, "rows ..."]]:
-    """`System.embed`, `System.project` or `System.tokens` of chips of any size.
-
-    Raises:
-        DataError: the system was trained on other bands.
-    """
-    shapes = getattr(system, "shapes", data.shapes)
-    n_bands = {name: shape[0] for name, shape in data.shapes.items()}
-    if {name: shape[0] for name, shape in shapes.items()} != n_bands:
-        raise DataError(f"chips of {data.shapes}", expected=f"the bands of the training, {shapes}")
-    first = next(iter(data.inputs.values()))
-    rows = torch.arange(len(data.ids), device=first.device) if rows is None else rows
-    encode = system.project if projected else system.tokens if tokens else system.embed
-    at_a_time = max(1, _PIXELS // (first.shape[-1] * first.shape[-2]))
-    parts: dict[str, list[Tensor]] = {}
-    for some in rows.split(at_a_time):
-        batch = {name: values.index_select(0, some) for name, values in data.inputs.items()}
-        for name, vectors in encode(as_float(batch, data)).items():  # type: ignore[operator]
-            parts.setdefault(name, []).append(vectors.float())
-    return {name: torch.cat(vectors) for name, vectors in parts.items()}
-
-
-def with_joint(vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same features and `joint`: where the system does not fuse, all side by side."""
-    if _JOINT in vectors:
-        return vectors
-    return vectors | {_JOINT: torch.cat(list(vectors.values()), -1)}
 
 
 def search_spaces(system: System, data: Chips) -> dict[str, Float[Tensor, "n dim"]]:

@@ -6,8 +6,9 @@ Reflectance is 0 to 1 and a little above (clouds, snow); backscatter is in dB.
 import re
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 from jaxtyping import Float, Shaped
+from torch import Tensor
 
 from core.data.checks import DataError
 
@@ -49,8 +50,8 @@ def check_unit(sensor: str, unit: str) -> None:
 
 
 def to_physical(
-    values: Shaped[np.ndarray, "..."], sensor: str, unit: str, dn_offset: float = 0.0
-) -> Float[np.ndarray, "..."]:
+    values: Shaped[Tensor, "..."], sensor: str, unit: str, dn_offset: float = 0.0
+) -> Float[Tensor, "..."]:
     """Stored values to reflectance, or to backscatter in dB, as float32.
 
     Args:
@@ -65,13 +66,12 @@ def to_physical(
         NaN where power or amplitude is not above 0, which means no data.
     """
     check_unit(sensor, unit)
-    found = values.astype(np.float32)
+    found = values.float()
     if unit == "dn":
-        return (found + np.float32(dn_offset)) / np.float32(_DN_OF_ONE)
+        return (found + dn_offset) / _DN_OF_ONE
     if unit in ("power", "amplitude"):
         factor = 10 if unit == "power" else 20
-        positive = np.where(found > 0, found, np.nan)
-        return (factor * np.log10(positive)).astype(np.float32)
+        return factor * found.where(found > 0, torch.nan).log10()
     return found
 
 

@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError
 from core.data.checks import CheckReport, DataError
 from core.data.samples import SPLITS
 from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS
-from remote_sensing.data.cut import Chip, check_options, cut_scenes, side_by_side, split_chips
+from remote_sensing.data.cut import Chip, check_options, cut_and_split, side_by_side
 from remote_sensing.data.layouts import find_scenes
 from remote_sensing.data.plausible import (
     dtype_problem,
@@ -69,6 +69,7 @@ def check_chips(
     align: bool = False,
     size: int | None = None,
     stride: int | None = None,
+    windows: int | None = None,
     min_valid: float = 0.9,
     split: str = "auto",
     block: float = 5000.0,
@@ -77,6 +78,7 @@ def check_chips(
     seed: int = 0,
     larger: int | None = None,
     statistics: str | Path | None = None,
+    held: float = 4.0,
     workers: int = 4,
     device: str | torch.device | None = None,
 ) -> CheckReport:
@@ -91,7 +93,7 @@ def check_chips(
     facts: dict[str, str | int | float] = {}
     units = {OPTICAL: optical_unit, RADAR: radar_unit}
     try:
-        check_options(sensors, units, size, stride, min_valid)
+        check_options(sensors, units, size, stride, windows, min_valid)
         wanted = {OPTICAL: optical_bands, RADAR: radar_bands}
         own = [sensor for sensor in SENSORS if sensor in sensors]
         more: list[Scene] = []
@@ -115,8 +117,9 @@ def check_chips(
         first = next(look.grid for look in looks if look.scene is usable[0])
         facts["grid of the first"] = describe(first) if first else ""
         try:
-            chips, height, width = cut_scenes(usable, size, stride)
-            splits = split_chips(path, chips, height, width, split, block, buffer, ratios, seed)
+            chips, splits, height, width = cut_and_split(
+                *(path, usable, size, stride, windows, split, block, buffer, ratios, seed)
+            )
             facts["chips"] = f"{len(chips)} of {width} x {height} pixels"
             facts |= _splits_of(chips, splits, reading, height, width, min_valid, workers)
             if statistics is not None and not Path(statistics).is_file():

@@ -1,7 +1,7 @@
 """Scenes cut into chips by windows of a grid, and which split each chip is in."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +17,7 @@ from remote_sensing.data.rasters import Grid, Scene, grid_of
 
 SPLIT_FILE = "splits.csv"
 _AT_A_TIME = 64  # chips that a thread reads in one go
+_ROUNDS = 20  # of drawing places, before giving up
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def check_options(
     units: dict[str, str],
     size: int | None,
     stride: int | None,
+    windows: int | None,
     min_valid: float,
 ) -> None:
     """Refuses options of `load_chips` that mean nothing."""
@@ -63,6 +65,11 @@ def check_options(
         raise DataError(
             f"data.size={size}, data.stride={stride}",
             expected="pixels, or null for whole files; a stride only with a size",
+        )
+    if windows is not None and (windows < 1 or size is None):
+        raise DataError(
+            f"data.windows={windows}, data.size={size}",
+            expected="a number of training chips and their side in pixels",
         )
     if not 0 < min_valid <= 1:
         raise DataError(f"data.min_valid={min_valid}", expected="a share above 0, at most 1")
@@ -118,25 +125,103 @@ def split_chips(
     """The split of each chip, `""` for those that are left out; see `load_chips`.
 
     Raises:
-        DataError: the file of splits does not fit, or no chip is left to train on.
+        DataError: the file of splits does not fit.
     """
     file = path / SPLIT_FILE
     if split not in ("auto", "files", "blocks"):
         raise DataError(f"data.split={split}", expected="auto, files or blocks")
     if split == "files" or (split == "auto" and file.is_file()):
         of_scene = _read_splits(file, {chip.scene.name for chip in chips})
-        splits = [of_scene.get(chip.scene.name, "") for chip in chips]
-    else:
-        corners = np.array([chip.corners(height, width) for chip in chips])
-        crs = [chip.grid.crs.to_string() for chip in chips]
-        splits = split_by_blocks(crs, corners, block, buffer, ratios, seed)
+        return [of_scene.get(chip.scene.name, "") for chip in chips]
+    corners = np.array([chip.corners(height, width) for chip in chips])
+    crs = [chip.grid.crs.to_string() for chip in chips]
+    return split_by_blocks(crs, corners, block, buffer, ratios, seed)
+
+
+def cut_and_split(
+    path: Path,
+    scenes: Sequence[Scene],
+    size: int | None,
+    stride: int | None,
+    windows: int | None,
+    split: str,
+    block: float,
+    buffer: float | None,
+    ratios: Sequence[float],
+    seed: int,
+) -> tuple[list[Chip], list[str], int, int]:
+    """Chips, the split of each (`""`: left out), and their height and width; see `load_chips`.
+
+    Raises:
+        DataError: the options do not fit the scenes, or no chip is left to train on.
+    """
+    chips, height, width = cut_scenes(scenes, size, stride)
+
+    def splits_of(some: Sequence[Chip]) -> list[str]:
+        return split_chips(path, some, height, width, split, block, buffer, ratios, seed)
+
+    splits = splits_of(chips)
     if "train" not in splits:
         raise DataError(
             "no chip is left to train on",
             path=path,
             fix="lower data.block or data.buffer, or say the splits in splits.csv",
         )
-    return splits
+    if windows is not None:
+        kept = [(chip, own) for chip, own in zip(chips, splits, strict=True) if own != "train"]
+        drawn = random_windows(chips, height, width, windows, splits_of, seed)
+        chips = [*drawn, *(chip for chip, _ in kept)]
+        splits = ["train"] * len(drawn) + [own for _, own in kept]
+    return chips, splits, height, width
+
+
+def random_windows(
+    chips: Sequence[Chip],
+    height: int,
+    width: int,
+    count: int,
+    splits_of: Callable[[Sequence[Chip]], list[str]],
+    seed: int,
+) -> list[Chip]:
+    """Training windows at random whole pixels, each place once, those of a scene together.
+
+    A scene is drawn in proportion to its pixels, then a place in it; places of other splits are
+    drawn again.
+
+    Args:
+        chips: one or more of every scene.
+        height: of a window in pixels.
+        width: of a window in pixels.
+        count: how many.
+        splits_of: the split of each window.
+        seed: of the draw.
+
+    Raises:
+        DataError: there are not so many places to train on.
+    """
+    scenes = list({id(chip.scene): chip for chip in chips}.values())
+    pixels = np.array([chip.grid.height * chip.grid.width for chip in scenes], float)
+    rng = np.random.default_rng(seed)
+    found: dict[tuple[int, int, int], Chip] = {}
+    for _ in range(_ROUNDS):
+        numbers = rng.choice(len(scenes), max(count, _AT_A_TIME), p=pixels / pixels.sum())
+        drawn = {}
+        for number, (down, right) in zip(
+            numbers.tolist(), rng.random((len(numbers), 2)), strict=True
+        ):
+            own = scenes[number]
+            row = int(down * (own.grid.height - height + 1))
+            column = int(right * (own.grid.width - width + 1))
+            drawn[number, row, column] = Chip(own.scene, own.grid, row, column)
+        splits = splits_of(list(drawn.values()))
+        found |= {k: v for (k, v), own in zip(drawn.items(), splits, strict=True) if own == "train"}
+        if len(found) >= count:
+            chosen = sorted(list(found)[:count])
+            return [found[place] for place in chosen]
+    raise DataError(
+        f"data.windows={count}: found {len(found)} places of the training split",
+        fix="ask for fewer, or for larger blocks: data.block",
+    )
 
 
 def side_by_side(chips: Sequence[Chip]) -> list[list[Chip]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from remote_sensing.data.bands import OPTICAL, RADAR
@@ -24,7 +25,8 @@ def picture(data: Chips, sensor: str, row: int) -> Float[np.ndarray, "height wid
 
     Optical is red, green and blue where these bands are there; radar is VV, VH and their ratio.
     """
-    values = data.inputs[sensor][row].float().cpu().numpy() / 255
+    seen = data.batch(torch.tensor([row], device=data.inputs[sensor].device))
+    values = seen[sensor][0].cpu().numpy()
     names = data.bands[sensor]
     if sensor == RADAR:
         first, second = values[0], values[1] if len(values) > 1 else values[0]
@@ -34,8 +36,8 @@ def picture(data: Chips, sensor: str, row: int) -> Float[np.ndarray, "height wid
         shown = np.stack([values[names.index(band)] for band in _TRUE_COLOUR], -1)
     else:
         shown = np.stack([values[min(n, len(values) - 1)] for n in (2, 1, 0)], -1)
-    if data.valid is not None:
-        shown[~data.valid[row].cpu().numpy()] = 1.0
+    if "valid" in seen:
+        shown[~seen["valid"][0].cpu().numpy()] = 1.0
     return shown
 
 

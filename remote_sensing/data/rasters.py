@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 import rasterio
+import torch
 from affine import Affine
 from jaxtyping import Bool, Float, UInt8
 from rasterio.crs import CRS
@@ -144,9 +145,8 @@ class Pixels:
     cover: UInt8[np.ndarray, "n height width"] | None
 
 
-@contextmanager
-def opened(file: Path) -> Iterator[DatasetReader]:
-    """An open raster.
+def open_raster(file: Path) -> DatasetReader:
+    """An open raster, to be closed.
 
     Raises:
         DataError: it cannot be opened, or has no place on the ground.
@@ -160,14 +160,21 @@ def opened(file: Path) -> Iterator[DatasetReader]:
             expected="a GeoTIFF",
             fix="fetch the file again, or take it out of the folder",
         ) from None
-    with source:
-        if source.crs is None:
-            raise DataError(
-                "has no coordinate reference system",
-                path=file,
-                expected="a GeoTIFF with CRS and transform",
-                fix="write it again with those of its product",
-            )
+    if source.crs is None:
+        source.close()
+        raise DataError(
+            "has no coordinate reference system",
+            path=file,
+            expected="a GeoTIFF with CRS and transform",
+            fix="write it again with those of its product",
+        )
+    return source
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[DatasetReader]:
+    """An open raster; see `open_raster`."""
+    with open_raster(file) as source:
         yield source
 
 
@@ -243,7 +250,9 @@ class SceneReader:
         empty: float,
         align: bool,
     ) -> "_Source":
-        source = self._stack.enter_context(opened(file))
+        # Not by `with`: rasterio wants its contexts left in the order in which they were entered.
+        source = open_raster(file)
+        self._stack.callback(source.close)
         nodata = empty if source.nodata is None else source.nodata
         if np.isnan(nodata) and not np.issubdtype(np.dtype(source.dtypes[0]), np.floating):
             nodata = None
@@ -272,10 +281,13 @@ class SceneReader:
             width=self.grid.width,
             height=self.grid.height,
             resampling=resampling,
+            tolerance=_TOLERANCE,
             src_nodata=nodata,
             nodata=nodata,
+            **_scales(own, self.grid),
         )
-        return _Source(file, self._stack.enter_context(warped), indices, places, nodata)
+        self._stack.callback(warped.close)
+        return _Source(file, warped, indices, places, nodata)
 
     def read(self, corners: Sequence[tuple[int, int]], height: int, width: int) -> Pixels:
         """Windows whose upper left pixels are at (row, column) of the grid.
@@ -302,13 +314,57 @@ class SceneReader:
             cover = np.stack([raw[0] for raw in self._cover.read(corners, height, width)])
         return Pixels(values, valid, cover)
 
+    def native_dtype(self, sensor: str) -> np.dtype:
+        """Of all files of a sensor, if it is one of integers of which 0 is no data; else float32.
+
+        A float can say NaN where the files have other numbers for no data.
+        """
+        sources = self._sources[sensor]
+        found = {of.source.dtypes[index - 1] for of in sources for index in of.indices}
+        dtype = np.dtype(found.pop())
+        plain = not found and dtype.kind in "iu" and dtype.itemsize <= 2
+        return dtype if plain and all(of.nodata == 0 for of in sources) else np.dtype(np.float32)
+
+    def read_native(
+        self, sensor: str, corner: tuple[int, int], height: int, width: int, dtype: np.dtype
+    ) -> np.ndarray:
+        """One window of one sensor, (bands, height, width), in the numbers of the files.
+
+        Args:
+            sensor: which one.
+            corner: row and column of its upper left pixel.
+            height: in pixels.
+            width: in pixels.
+            dtype: `native_dtype`, or float32: then NaN is no data.
+
+        Raises:
+            DataError: a file breaks off.
+        """
+        n_bands = len(self.scene.bands[sensor])
+        found = np.empty((n_bands, height, width), dtype)
+        for source in self._sources[sensor]:
+            (raw,) = source.read([corner], height, width)
+            if dtype.kind == "f" and source.nodata is not None:
+                raw = np.where(raw == source.nodata, np.float32(np.nan), raw)
+            found[source.places] = raw
+        return found
+
+    def read_cover(self, corner: tuple[int, int], height: int, width: int) -> np.ndarray | None:
+        """(height, width) classes of one window, 0 unknown; None without a map."""
+        if self._cover is None:
+            return None
+        (raw,) = self._cover.read([corner], height, width)
+        return raw[0]
+
     def _physical(
         self, raw: np.ndarray, sensor: str, nodata: float | None
     ) -> Float[np.ndarray, "bands height width"]:
-        found = to_physical(raw, sensor, self.reading.units[sensor], self.reading.dn_offset)
+        unit, offset = self.reading.units[sensor], self.reading.dn_offset
+        found = to_physical(torch.from_numpy(np.ascontiguousarray(raw)), sensor, unit, offset)
+        values: np.ndarray = found.numpy()
         if nodata is not None and not np.isnan(nodata):
-            found[raw == nodata] = np.nan
-        return found
+            values = np.where(raw == nodata, np.float32(np.nan), values)
+        return values
 
 
 @dataclass(frozen=True)
@@ -344,6 +400,24 @@ class _Source:
                 expected="a whole GeoTIFF",
                 fix="the file broke off or is damaged: fetch it again",
             ) from None
+
+
+def _scales(own: Grid, grid: Grid) -> dict[str, str]:
+    """How many pixels of the grid there are to one of a file's own, 1 at most.
+
+    GDAL would go by the numbers of pixels in the two windows: a pixel then depends on the window
+    that it is read in.
+    """
+    from rasterio.warp import calculate_default_transform
+
+    pixel = own.pixel
+    if own.crs != grid.crs:
+        x, y = zip(*own.corners(), strict=True)
+        bounds = (min(x), min(y), max(x), max(y))
+        place, *_ = calculate_default_transform(own.crs, grid.crs, own.width, own.height, *bounds)
+        pixel = place.a
+    ratio = min(1.0, pixel / grid.pixel)
+    return {"XSCALE": f"{ratio:.6f}", "YSCALE": f"{ratio:.6f}"}
 
 
 def overlap(one: Grid, other: Grid) -> bool:

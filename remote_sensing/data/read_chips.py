@@ -6,24 +6,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from core.data.cache import cached
 from core.data.checks import DataError
 from core.data.samples import SPLITS
+from core.data.stored_rows import Column, take
 from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS
-from remote_sensing.data.chips import Chips, Places, Statistics
-from remote_sensing.data.cut import Chip, check_options, cut_scenes, side_by_side, split_chips
+from remote_sensing.data.chips import UNKNOWN, Chips, Places, Statistics, to_steps
+from remote_sensing.data.cut import Chip, check_options, cut_and_split, cut_scenes, side_by_side
 from remote_sensing.data.layouts import COVER, find_scenes
-from remote_sensing.data.rasters import Pixels, Reading, Scene, SceneReader
-from remote_sensing.data.statistics import FILE, Moments, save_statistics, saved_statistics
+from remote_sensing.data.rasters import Reading, Scene, SceneReader
+from remote_sensing.data.statistics import FILE, save_statistics, saved_statistics
+from remote_sensing.data.stored_chips import stored_columns
+from remote_sensing.data.survey import (
+    Survey,
+    class_numbers,
+    class_shares,
+    covers_of,
+    statistics_of,
+    survey,
+)
 
 CLASSES, LARGER = "classes.json", "larger"
-UNKNOWN = 255
-_MIDDLE = 128  # of 8 bits: the mean of a band
 
 
 def load_chips(
@@ -38,6 +48,7 @@ def load_chips(
     align: bool = False,
     size: int | None = None,
     stride: int | None = None,
+    windows: int | None = None,
     min_valid: float = 0.9,
     split: str = "auto",
     block: float = 5000.0,
@@ -46,6 +57,7 @@ def load_chips(
     seed: int = 0,
     larger: int | None = None,
     statistics: str | Path | None = None,
+    held: float = 4.0,
     workers: int = 4,
     device: str | torch.device | None = None,
 ) -> Chips:
@@ -53,7 +65,8 @@ def load_chips(
 
     Statistics are of the training chips, without pixels that have no data, and are kept in
     `statistics.json` beside the data, which is used as long as nothing that they follow from
-    changes. Values become 8 bits between the mean less and plus two deviations.
+    changes. Chips that take more memory than `held` stay in their files: they are looked through
+    once, and what that showed is kept in the cache of `core.data.cache`.
 
     Args:
         path: folder; see `remote_sensing.data.layouts` for what lies there. `classes.json` names
@@ -68,6 +81,8 @@ def load_chips(
         align: bring sensors that lie on other grids, or in other CRSs, to that of the optical one.
         size: side of a chip in pixels of the finest band; None takes whole files, all of one size.
         stride: pixels from one chip to the next; `size` by default.
+        windows: training chips at so many random places, on whole pixels, drawn once, in place of
+            those of the grid; before those with too little data are left out.
         min_valid: chips with a smaller share of pixels with data are left out.
         split: `files` goes by `splits.csv` with the columns scene and split; `blocks` draws blocks
             of ground; `auto` takes the file where there is one.
@@ -77,7 +92,8 @@ def load_chips(
         seed: of the draw of blocks.
         larger: side of further test chips, which are cut from the folder `larger` in `path`.
         statistics: a file of statistics to normalise by, that of an earlier training.
-        workers: threads that read.
+        held: GiB of chips, as 8 bits, that are kept in memory; 0 keeps none.
+        workers: threads that read, and processes that read stored chips while training.
         device: where the chips go; None takes the GPU where there is one.
 
     Raises:
@@ -85,36 +101,52 @@ def load_chips(
     """
     path = Path(path)
     units = {OPTICAL: optical_unit, RADAR: radar_unit}
-    check_options(sensors, units, size, stride, min_valid)
+    check_options(sensors, units, size, stride, windows, min_valid)
     sensors = [sensor for sensor in SENSORS if sensor in sensors]
     bands = {s: {OPTICAL: optical_bands, RADAR: radar_bands}[s] for s in sensors}
     reading = Reading(units, dn_offset, align)
     scenes = find_scenes(path, format, sensors, bands)
-    chips, height, width = cut_scenes(scenes, size, stride)
-    splits = split_chips(path, chips, height, width, split, block, buffer, ratios, seed)
+    chips, splits, height, width = cut_and_split(
+        *(path, scenes, size, stride, windows, split, block, buffer, ratios, seed)
+    )
     chips = [chip for chip, own in zip(chips, splits, strict=True) if own]
     splits = [own for own in splits if own]
+    codes = _class_codes(path)
+    is_train = [own == "train" for own in splits]
+    look = (reading, height, width, min_valid, list(codes), workers)
+    train = [chip for chip, own in zip(chips, is_train, strict=True) if own]
+    looked_at = _key(path, scenes, chips, (look[:-1], splits))
+    wide_survey = survey_of = None
+    if _bytes(chips, height, width) > held * 2**30:
+        survey_of = _kept_survey(looked_at, chips, is_train, *look)
 
-    key = _key(path, scenes, chips, splits, (height, width, reading, min_valid))
-    found = saved_statistics(path / FILE if statistics is None else Path(statistics), None)
+    key = _key(path, scenes, train, (height, width, reading, min_valid))
     if statistics is None:
         found = saved_statistics(path / FILE, key)
         if found is None:
-            train = [chip for chip, own in zip(chips, splits, strict=True) if own == "train"]
-            found = measure(train, reading, height, width, min_valid, workers)
+            of_train = survey_of or survey(train, [True] * len(train), *look)
+            found = statistics_of(of_train.moments, train)
             save_statistics(path / FILE, found, key)
-    elif found is None:
-        raise DataError("no such file", path=statistics)
+    else:
+        found = saved_statistics(Path(statistics), None)
+        if found is None:
+            raise DataError("no such file", path=statistics)
     names = {s: [band.name for band in scenes[0].bands[s]] for s in sensors}
     _check_statistics(found, names, statistics or path / FILE)
-    codes = _class_codes(path)
-    result = _read(chips, splits, reading, found, codes, height, width, min_valid, workers)
+    how = (reading, found, codes)
+    result = _read(chips, splits, *how, (height, width), min_valid, workers, survey_of, looked_at)
     if larger is not None:
         more = find_scenes(path / LARGER, format, sensors, {s: names[s] for s in sensors})
-        wide, wide_height, wide_width = cut_scenes(more, larger, None)
+        wide, *side = cut_scenes(more, larger, None)
+        looked_at = _key(path, more, wide, (side, look))
+        if _bytes(wide, *side) > held * 2**30:
+            wide_survey = _kept_survey(
+                *(looked_at, wide, [False] * len(wide), reading, *side, min_valid),
+                *(list(codes), workers),
+            )
         beside = _read(
-            *(wide, ["test"] * len(wide), reading, found, codes),
-            *(wide_height, wide_width, min_valid, workers),
+            *(wide, ["test"] * len(wide), *how, (side[0], side[1]), min_valid, workers),
+            *(wide_survey, looked_at),
         )
         result = replace(result, larger=beside)
     if device is None:
@@ -122,42 +154,47 @@ def load_chips(
     return result.to(torch.device(device))
 
 
-def measure(
+def _bytes(chips: Sequence[Chip], height: int, width: int) -> int:
+    """What chips take in memory, with their land cover and the mask."""
+    layers = sum(len(bands) for bands in chips[0].scene.bands.values()) + 2
+    return len(chips) * layers * height * width
+
+
+def _kept_survey(key: str, chips: Sequence[Chip], *how: Any) -> Survey:  # noqa: ANN401
+    """A survey, from a file where an earlier one of the same chips has left it."""
+    tensors, _ = cached("remote_sensing_survey", f"1 {key}", lambda: survey(chips, *how).tensors())
+    return Survey.of_tensors(tensors)
+
+
+def _held(
     chips: Sequence[Chip],
     reading: Reading,
+    statistics: Statistics,
+    codes: dict[int, str],
     height: int,
     width: int,
-    min_valid: float,
     workers: int,
-) -> Statistics:
-    """Statistics of chips, over pixels with data.
+) -> tuple[dict[str, Column], np.ndarray, np.ndarray, Tensor]:
+    """Chips as steps, where their pixels are valid, their land cover, and shares of it."""
+    number_of = class_numbers(list(codes))
 
-    Raises:
-        DataError: a band has no data, or one value everywhere.
-    """
+    def read(group: Sequence[Chip]) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
+        with SceneReader(group[0].scene, reading, group[0].grid) as reader:
+            pixels = reader.read([(chip.row, chip.column) for chip in group], height, width)
+        steps = {
+            sensor: to_steps(torch.from_numpy(values), list(statistics[sensor].values()))
+            for sensor, values in pixels.values.items()
+        }
+        return steps, pixels.valid, covers_of(pixels, number_of)
 
-    def moments(group: Sequence[Chip]) -> dict[str, Moments]:
-        pixels = _pixels(group, reading, height, width)
-        kept = pixels.valid.mean((1, 2)) >= min_valid
-        return {sensor: Moments.of(values[kept]) for sensor, values in pixels.values.items()}
-
-    total: dict[str, Moments] = {}
     with ThreadPoolExecutor(workers) as pool:
-        for part in pool.map(moments, side_by_side(chips)):
-            total = {s: total[s] + own if s in total else own for s, own in part.items()}
-    found = {}
-    for sensor, sums in total.items():
-        names = [band.name for band in chips[0].scene.bands[sensor]]
-        try:
-            found[sensor] = dict(zip(names, sums.ends(), strict=True))
-        except DataError as error:
-            raise DataError(
-                f"{sensor}, {', '.join(names)}: {error.found}",
-                path=chips[0].scene.bands[sensor][0].file.parent,
-                expected=error.expected,
-                fix=error.fix or "check data.min_valid, and what value means no data",
-            ) from None
-    return found
+        parts = list(pool.map(read, side_by_side(chips)))
+    inputs: dict[str, Column] = {
+        sensor: torch.cat([part[0][sensor] for part in parts]) for sensor in parts[0][0]
+    }
+    cover = np.concatenate([part[2] for part in parts])
+    valid = np.concatenate([part[1] for part in parts])
+    return inputs, valid, cover, class_shares(cover, len(codes))
 
 
 def _read(
@@ -166,85 +203,59 @@ def _read(
     reading: Reading,
     statistics: Statistics,
     codes: dict[int, str],
-    height: int,
-    width: int,
+    size: tuple[int, int],
     min_valid: float,
     workers: int,
+    found: Survey | None,
+    fingerprint: str,
 ) -> Chips:
-    n_classes = len(codes)
-    number_of = np.full(256, UNKNOWN, np.uint8)
-    number_of[list(codes)] = np.arange(n_classes)
-
-    def read(group: Sequence[Chip]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        pixels = _pixels(group, reading, height, width)
-        cover = np.full(pixels.valid.shape, UNKNOWN, np.uint8)
-        if pixels.cover is not None:
-            cover = np.where(pixels.valid, number_of[pixels.cover], UNKNOWN)
-        bytes_of = {
-            sensor: _to_bytes(values, list(statistics[sensor].values()))
-            for sensor, values in pixels.values.items()
-        }
-        return bytes_of, pixels.valid, cover
-
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(read, side_by_side(chips)))
-    valid = np.concatenate([part[1] for part in parts])
-    kept = np.flatnonzero(valid.mean((1, 2)) >= min_valid)
+    """Chips with enough data: in memory, or in their files where a survey has looked at them."""
+    height, width = size
+    valid: Tensor | None = None
+    if found is None:
+        inputs, pixels, held_cover, shares = _held(
+            chips, reading, statistics, codes, height, width, workers
+        )
+        enough, cover = pixels.mean((1, 2)), torch.from_numpy(held_cover)
+        valid = None if pixels.all() else torch.from_numpy(pixels)
+    else:
+        stored, cover = stored_columns(
+            chips, reading, height, width, found.dtypes, list(codes), fingerprint, workers
+        )
+        inputs, enough, shares = dict(stored), found.valid.numpy(), found.shares
+    kept = np.flatnonzero(enough >= min_valid)
     if not len(kept):
         raise DataError(
             f"no chip has data in {100 * min_valid:g} % of its pixels",
             path=chips[0].scene.files[0],
             fix="lower data.min_valid, or check what value means no data",
         )
-    inputs = {
-        sensor: torch.from_numpy(np.concatenate([part[0][sensor] for part in parts])[kept])
-        for sensor in parts[0][0]
-    }
-    rows = {s: [i for i, k in enumerate(kept) if splits[k] == s] for s in SPLITS}
-    valid, cover = valid[kept], np.concatenate([part[2] for part in parts])[kept]
-    targets = _shares(cover, n_classes)
+    taken = torch.from_numpy(kept)
     own = [chips[k] for k in kept]
+    rows = {s: [i for i, k in enumerate(kept) if splits[k] == s] for s in SPLITS}
+    targets = shares[taken]
+    if not codes or bool(targets.isnan().all()):
+        targets = None
+    if valid is not None:
+        valid = valid[taken]
+        valid = None if bool(valid.all()) else valid
     return Chips(
-        inputs=inputs,
+        inputs={sensor: take(values, taken) for sensor, values in inputs.items()},
         labels={} if targets is None else {"label": _dominant(targets)},
         splits={s: torch.tensor(of, dtype=torch.int64) for s, of in rows.items()},
         ids=_ids(own),
         classes={} if targets is None else {"label": list(codes.values())},
         bands={s: list(bands) for s, bands in statistics.items() if s in inputs},
-        valid=None if valid.all() else torch.from_numpy(valid),
+        valid=valid,
         statistics={s: statistics[s] for s in inputs},
         places=Places(
             [chip.grid.crs.to_string() for chip in own],
             torch.tensor([list(chip.transform)[:6] for chip in own], dtype=torch.float64),
         ),
         targets=targets,
-        cover=None if targets is None else torch.from_numpy(cover),
+        cover=None if targets is None else take(cover, taken),
+        reading=reading,
     )
-
-
-def _pixels(group: Sequence[Chip], reading: Reading, height: int, width: int) -> Pixels:
-    with SceneReader(group[0].scene, reading, group[0].grid) as reader:
-        return reader.read([(chip.row, chip.column) for chip in group], height, width)
-
-
-def _to_bytes(
-    values: Float[np.ndarray, "n bands height width"], ends: Sequence[tuple[float, float]]
-) -> UInt8[np.ndarray, "n bands height width"]:
-    low, high = np.array(ends, np.float32).T[..., None, None]
-    scaled = np.clip((values - low) / (high - low), 0, 1) * 255
-    return np.where(np.isfinite(scaled), np.round(scaled), _MIDDLE).astype(np.uint8)
-
-
-def _shares(
-    cover: UInt8[np.ndarray, "n height width"], n_classes: int
-) -> Float[Tensor, "n classes"] | None:
-    """Shares of the pixels with a class, NaN for chips that have none."""
-    known = (cover != UNKNOWN).sum((1, 2))
-    if not known.any():
-        return None
-    counts = np.stack([(cover == number).sum((1, 2)) for number in range(n_classes)], 1)
-    shares = np.where(known[:, None] > 0, counts / np.maximum(known, 1)[:, None], np.nan)
-    return torch.from_numpy(shares.astype(np.float32))
 
 
 def _dominant(targets: Float[Tensor, "n classes"]) -> Tensor:
@@ -290,13 +301,9 @@ def _check_statistics(
 
 
 def _key(
-    path: Path,
-    scenes: Sequence[Scene],
-    chips: Sequence[Chip],
-    splits: Sequence[str],
-    more: tuple[object, ...],
+    path: Path, scenes: Sequence[Scene], chips: Sequence[Chip], more: tuple[object, ...]
 ) -> str:
-    """What statistics follow from: the files as they are, and how they are cut and read."""
+    """What was read: the files as they are, the chips, and how they are cut and read."""
     total = sha256(repr(more).encode())
     for scene in scenes:
         for sensor, bands in scene.bands.items():
@@ -304,7 +311,6 @@ def _key(
                 own = band.file.stat()
                 named = f"{sensor} {band.name} {band.index} {band.file.relative_to(path)}"
                 total.update(f"{named} {own.st_size} {own.st_mtime_ns}\n".encode())
-    for chip, split in zip(chips, splits, strict=True):
-        if split == "train":
-            total.update(f"{chip.scene.name} {chip.row} {chip.column}\n".encode())
+    for chip in chips:
+        total.update(f"{chip.scene.name} {chip.row} {chip.column}\n".encode())
     return total.hexdigest()[:16]

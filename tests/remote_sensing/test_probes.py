@@ -7,7 +7,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from core.data.checks import DataError
-from remote_sensing.probes import RidgeProbe, fit_pixels, patch_labels, pixel_classes
+from core.evaluation.linear_probe import LinearProbe
+from remote_sensing.probes import RidgeProbe
+from remote_sensing.segmentation import patch_labels, pixel_classes
 
 
 def _rows(n: int = 80, dim: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +72,8 @@ def test_tokens_that_know_the_class_give_the_map_back() -> None:
     tokens = torch.nn.functional.one_hot(coarse.flatten(1), 3).float()
     labels = patch_labels(cover, 12, 3, 255)
     assert torch.equal(labels, coarse.flatten(1))
-    probe = fit_pixels(tokens, labels, 1e-3)
+    rows, classes = tokens.flatten(0, 1), labels.flatten()
+    probe = LinearProbe.fit(rows, classes, rows, classes, (1e-3,))
     found = pixel_classes(probe, tokens, 12, 16)
     assert found.shape == (20, 12, 16)
     middle = found.unflatten(2, (4, 4)).unflatten(1, (3, 4))[:, :, 1:3, :, 1:3]

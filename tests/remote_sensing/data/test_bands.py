@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from core.data.checks import DataError
 from remote_sensing.data.bands import canonical_band, sorted_bands, to_physical
@@ -25,7 +26,7 @@ def test_b8a_lies_between_b08_and_b09() -> None:
 
 
 def test_digital_numbers_become_reflectance() -> None:
-    numbers = np.array([1000, 11000, 15000], np.uint16)
+    numbers = torch.tensor([1000, 11000, 15000], dtype=torch.uint16)
     np.testing.assert_allclose(
         to_physical(numbers, "optical", "dn", -1000), [0.0, 1.0, 1.4], atol=1e-7
     )
@@ -33,7 +34,7 @@ def test_digital_numbers_become_reflectance() -> None:
 
 
 def test_power_and_amplitude_become_the_same_decibels() -> None:
-    decibels = np.array([-25.0, -10.0, 0.0], np.float32)
+    decibels = torch.tensor([-25.0, -10.0, 0.0])
     power = 10 ** (decibels / 10)
     np.testing.assert_allclose(to_physical(power, "radar", "power"), decibels, atol=1e-4)
     np.testing.assert_allclose(to_physical(power**0.5, "radar", "amplitude"), decibels, atol=1e-4)
@@ -41,10 +42,10 @@ def test_power_and_amplitude_become_the_same_decibels() -> None:
 
 
 def test_power_of_zero_is_no_data() -> None:
-    assert np.isnan(to_physical(np.array([0.0, -1.0]), "radar", "power")).all()
+    assert to_physical(torch.tensor([0.0, -1.0]), "radar", "power").isnan().all()
 
 
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(DataError, match=r"data\.radar_unit=dn") as refused:
-        to_physical(np.zeros(1), "radar", "dn")
+        to_physical(torch.zeros(1), "radar", "dn")
     assert "db, power, amplitude" in str(refused.value)
