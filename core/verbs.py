@@ -189,11 +189,18 @@ def embed(config: DictConfig) -> None:
     if config.out is None:
         raise DataError("where to?", fix="give out=FILE.parquet")
     out = Path(config.out)
-    if out.suffix != ".parquet" or out.is_dir():
-        raise DataError(f"out={out}", expected="the name of a .parquet file")
+    wrong = DataError(f"out={out}", expected="the name of a .parquet file")
+    if out.suffix not in ("", ".parquet") or (out.suffix and out.is_dir()):
+        raise wrong
     checkpoint = _checkpoint_of(config)
     config, data = _data_of_checkpoint(config, checkpoint)
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
+    if not out.suffix:
+        # A field may have files of its own for what it embeds, such as bags of a slide's patches.
+        if not hasattr(task, "embed_into"):
+            raise wrong
+        print_table(task.embed_into(system, data, out), str(out))
+        return
     table = task.embed(system, data)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A field may have a standard for what a table says of itself, such as GeoParquet.

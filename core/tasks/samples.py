@@ -138,10 +138,14 @@ class SampleTask(ABC):
     def evaluate(self, system: System, data: Samples, split: str) -> Evaluation:
         """The task's protocol on `"valid"` or `"test"`."""
 
+    def vectors(self, system: System, data: Samples) -> dict[str, Float[Tensor, "n dim"]]:
+        """Modality -> what is written and searched of all samples."""
+        return embed_all(system, data)
+
     def embed(self, system: System, data: Samples) -> pl.DataFrame:
         """One row a sample and modality: `kind`, `id` as in the files, `embedding`."""
         frames = []
-        for kind, vectors in embed_all(system, data).items():
+        for kind, vectors in self.vectors(system, data).items():
             schema = {"kind": pl.String, "id": pl.String}
             frames.append(
                 pl.DataFrame(
@@ -165,7 +169,7 @@ class SampleTask(ABC):
         Raises:
             DataError: the query names no sample that is there.
         """
-        vectors = embed_all(system, data)
+        vectors = self.vectors(system, data)
         kind, _, name = query.partition(":")
         if kind not in vectors or not name:
             raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in vectors))
@@ -199,7 +203,7 @@ class SampleTask(ABC):
 
     def index_spaces(self, system: System, data: Samples) -> dict[str, tuple[Tensor, Tensor]]:
         """Modality -> unit vectors, which are also the queries."""
-        units = {k: normalize(v, dim=1) for k, v in embed_all(system, data).items()}
+        units = {k: normalize(v, dim=1) for k, v in self.vectors(system, data).items()}
         return {kind: (vectors, vectors) for kind, vectors in units.items()}
 
     def keep_reading(self, data: Samples, run_dir: Path) -> None:  # noqa: B027

@@ -1,0 +1,114 @@
+"""Slides checked before an hour is spent on them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import tifffile
+
+from core.data.checks import CheckReport, DataError
+from core.data.findings import Findings, few
+from core.data.samples import SPLITS
+from medical.data.patches import check_patches
+from medical.data.slide_files import MPP_TIMES_MAGNIFICATION, Grid, read_patch
+from medical.data.slides import SUFFIXES, Slide, list_slides, tissue_corners
+
+_TIFF = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
+_READ = 4  # patches of a slide, from its first to its last
+
+
+def check_slides(
+    path: str | Path,
+    magnification: float = 20.0,
+    size: int = 256,
+    slide_mpp: float | None = None,
+    min_tissue: float = 0.5,
+    patches_per_slide: int | None = None,
+    ratios: Sequence[float] = (0.7, 0.1, 0.2),
+    valid_share: float = 0.1,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int = 2,
+) -> CheckReport:
+    """Opens every slide, finds its tissue and reads some patches of it; names all problems.
+
+    Of TIFF files it looks whether all tiles that are announced are there, which finds a truncated
+    copy without decoding it.
+    """
+    found = Findings(strict=False)
+    root = Path(path)
+    grid = Grid(size, MPP_TIMES_MAGNIFICATION / magnification)
+    if root.is_dir():
+        for file in sorted(f for f in root.iterdir() if f.suffix.lower() in SUFFIXES):
+            with found.going_on():
+                refuse_truncated(file)
+    broken = {str(problem.path) for problem in found.problems}
+    slides: list[Slide] = []
+    classes: list[str] = []
+    with found.going_on():
+        slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found)
+    # A slide that is truncated may be no slide at all to openslide: once is enough.
+    named: set[str] = set()
+    found.problems[:] = [
+        p
+        for p in found.problems
+        if str(p.path) not in named or named.add(str(p.path))  # type: ignore[func-returns-value]
+    ]
+    counts = []
+    for slide in slides:
+        if str(slide.path) in broken:
+            continue
+        with found.going_on():
+            corners = tissue_corners(slide, grid, min_tissue)
+            counts.append(len(corners))
+            for x, y in corners[:: max(1, len(corners) // _READ)].tolist():
+                read_patch(slide.path, (x, y), grid, slide.mpp)
+    of_class = Counter(slide.label for slide in slides)
+    lonely = [classes[label] for label, n in of_class.items() if n == 1 and label >= 0]
+    if lonely:
+        found.problem(
+            DataError(
+                f"one slide alone in class {few(lonely)}",
+                path=root,
+                expected="two or more, for training and test",
+                fix="add others, or leave the class out",
+            )
+        )
+    regions = root / "regions"
+    if regions.is_dir():
+        found.problems += check_patches(regions, size, (1.0, 0.0, 0.0), 0.0).problems
+    facts: dict[str, str | int | float] = {
+        f"{split} slides": sum(slide.split == split for slide in slides) for split in SPLITS
+    }
+    facts |= {"patients": len({slide.patient for slide in slides}), "classes": len(classes)}
+    if counts:
+        middle = sorted(counts)[len(counts) // 2]
+        facts |= {"patches": sum(counts), "patches of a slide, median": middle}
+    scans = Counter(f"{slide.mpp:.3g}" for slide in slides)
+    facts["micrometres a pixel"] = ", ".join(f"{mpp}: {n} slides" for mpp, n in scans.items())
+    return CheckReport(facts, found.problems, found.warnings)
+
+
+def refuse_truncated(file: Path) -> None:
+    """Raises where a TIFF announces more than its file holds.
+
+    Raises:
+        DataError: naming how much is missing.
+    """
+    if file.suffix.lower() not in _TIFF:
+        return
+    there = file.stat().st_size
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            ends = [
+                offset + count
+                for page in tiff.pages
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(
+            f"cannot be read as TIFF ({reason})", path=file, fix="copy it again"
+        ) from None
+    if ends and max(ends) > there:
+        raise DataError(f"truncated: {there} bytes of {max(ends)}", path=file, fix="copy it again")
