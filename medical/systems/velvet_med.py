@@ -33,7 +33,7 @@ from medical.systems.volume_views import draw_views
 
 OBJECTIVES = ("report", "sentence", "word", "multimodal", "vision", "text")
 LOCAL = ("sentence", "word")
-_LEAST_TEMPERATURE = 0.01
+LEAST_TEMPERATURE = 0.01
 _VIEW_TEMPERATURE = 0.5
 
 
@@ -255,7 +255,7 @@ class VELVETMed(System):
     def update_teachers(self, step: int, total_steps: int) -> None:
         """Keeps the temperature away from 0, where it would change its sign."""
         if "report" in self.objectives:
-            self.temperature.clamp_(min=_LEAST_TEMPERATURE)
+            self.temperature.clamp_(min=LEAST_TEMPERATURE)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -419,7 +419,7 @@ def _check(size: int, objectives: Sequence[str], temperature: float) -> None:
             "multimodal without report in system.objectives",
             expected="both: the report contrast says which wrong pairs are hard",
         )
-    if temperature < _LEAST_TEMPERATURE:
+    if temperature < LEAST_TEMPERATURE:
         raise DataError(
-            f"system.temperature={temperature}", expected=f"at least {_LEAST_TEMPERATURE}"
+            f"system.temperature={temperature}", expected=f"at least {LEAST_TEMPERATURE}"
         )
