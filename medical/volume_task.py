@@ -231,11 +231,13 @@ class VolumesAndReports:
         return {"volume": (volumes, reports), "report": (reports, volumes)}
 
     def keep_reading(self, data: Cases, run_dir: Path) -> None:
-        """Nothing: what the reports are read with lies in the checkpoint."""
+        """Writes who is in which split; what reports are read with lies in the checkpoint."""
+        data.write_splits(run_dir / "splits.csv")
 
     def reading(self, run_dir: Path) -> dict[str, str]:
-        """No argument of the reader follows from the run."""
-        return {}
+        """The splits, so that nobody who was trained on is ever tested on."""
+        file = run_dir / "splits.csv"
+        return {"splits": str(file)} if file.is_file() else {}
 
 
 _SHOWN = [*(f"r@{k}" for k in TOPK), "mrr"]

@@ -23,12 +23,14 @@ def case_loader(
     world_size: int = 1,
     prepare: Prepare | None = None,
     drop_last: bool = False,
+    labels: bool = False,
 ) -> Loader:
     """Shuffled batches of a split, on the device of the data.
 
     A batch holds `row`, the cases' rows in `data` (not within the split); `volume`, whole volumes,
     and `crop`, a random cube of each, float32 (B, 1, size, size, size), 0 to 1. Volumes in the
-    cache on disk are read by `data.workers` processes ahead of the training.
+    cache on disk are read by `data.workers` processes ahead of the training. With `labels`, in
+    place of `volume`, the cube's classes as `label`, int64, of the cases that have a segmentation.
 
     Args:
         data: the cases.
@@ -39,15 +41,17 @@ def case_loader(
         world_size: processes that share a batch.
         prepare: (batch, random numbers for its rows) -> batch, e.g. with tokens and views.
         drop_last: see `core.data.order.EpochOrder`.
+        labels: see above.
     """
-    rows, options = data.splits[split], {"rank": rank, "world_size": world_size}
+    rows = data.labelled(split) if labels else data.splits[split]
+    options = {"rank": rank, "world_size": world_size}
     if isinstance(data.store, VolumesOnDisk):
         return DeviceLoader(
-            _FromDisk(data.store, rows.tolist()),
+            _FromDisk(data.store, rows.tolist(), labels),
             batch_size,
             data.store.device,
             seed,
-            _as_floats(prepare),
+            _as_numbers(prepare),
             data.workers,
             drop_last=drop_last,
             draw=_places,
@@ -56,7 +60,10 @@ def case_loader(
 
     def complete(batch: Batch, draws: Draws) -> Batch:
         rows = batch["row"]
-        batch |= {"volume": data.whole(rows), "crop": data.crops(rows, draws)}
+        if labels:
+            batch["crop"], batch["label"] = data.labelled_crops(rows, draws)
+        else:
+            batch |= {"volume": data.whole(rows), "crop": data.crops(rows, draws)}
         return prepare(batch, draws) if prepare else batch
 
     return ResidentLoader(
@@ -67,8 +74,8 @@ def case_loader(
 class _FromDisk(Dataset[Batch]):
     """Cubes of cases, in bytes as they lie in the cache."""
 
-    def __init__(self, store: VolumesOnDisk, rows: list[int]) -> None:
-        self.store, self.rows = store, rows
+    def __init__(self, store: VolumesOnDisk, rows: list[int], labels: bool) -> None:
+        self.store, self.rows, self.labels = store, rows, labels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,16 +83,22 @@ class _FromDisk(Dataset[Batch]):
     def __getitem__(self, asked: tuple[int, Tensor]) -> Batch:
         row, place = self.rows[asked[0]], asked[1]
         case = self.store.prepared(row)
-        return {"row": torch.tensor(row), "volume": case.whole, "crop": cube(case, place)}
+        batch = {"row": torch.tensor(row), "crop": cube(case, place)}
+        if self.labels:
+            return batch | {"label": cube(case, place, labels=True)}
+        return batch | {"volume": case.whole}
 
 
 def _places(draws: Draws) -> Tensor:
     return draws.uniform(0, 1, 3)
 
 
-def _as_floats(prepare: Prepare | None) -> Prepare:
+def _as_numbers(prepare: Prepare | None) -> Prepare:
     def complete(batch: Batch, draws: Draws) -> Batch:
-        batch |= {name: batch[name][:, None].float() / 255 for name in ("volume", "crop")}
+        for name in batch.keys() & {"volume", "crop"}:
+            batch[name] = batch[name][:, None].float() / 255
+        if "label" in batch:
+            batch["label"] = batch["label"][:, None].long()
         return prepare(batch, draws) if prepare else batch
 
     return complete

@@ -3,9 +3,12 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
+
+import numpy as np
 
 from core.data.checks import DataError
-from core.data.findings import Findings
+from core.data.findings import Findings, few
 from core.data.samples import SPLITS
 from medical.data.patient_splits import split_patients
 
@@ -23,7 +26,8 @@ def split_cases(
     Args:
         patients: (n) whose each case is.
         said: (n) the split that the files say, or None.
-        file: CSV of `patient_id,split`, which decides in place of the files.
+        file: CSV of `patient_id,split`, which decides in place of the files; who is not in it is
+            drawn, each alone, so that the others stay where they are.
         ratios: shares of the patients that train, validate and test, where nothing else decides.
             Where the files say who trains and tests but not who validates, a part of the training
             patients does, in the same proportion.
@@ -32,13 +36,17 @@ def split_cases(
             first of them.
 
     Raises:
-        DataError: ratios that are no shares, a file that cannot be used or lacks a patient, a
-            patient in two splits, some cases with a split and some without, or nobody trains.
+        DataError: ratios that are no shares, a file that cannot be used, a patient in two splits,
+            some cases with a split and some without, or nobody trains.
     """
     findings = findings or Findings()
     names = sorted(set(patients))
     if file is not None:
-        of_patient = _of_file(Path(file), names)
+        of_patient = _of_file(Path(file))
+        drawn_alone = [name for name in names if name not in of_patient]
+        if drawn_alone:
+            findings.warn(f"{file} does not say the split of {few(drawn_alone)}: drawn")
+        of_patient |= {name: _drawn(name, ratios, seed) for name in drawn_alone}
     elif any(said):
         of_patient = _of_files(patients, said, findings)
         if "valid" not in of_patient.values():
@@ -82,7 +90,7 @@ def _of_files(
     return of_patient
 
 
-def _of_file(file: Path, names: list[str]) -> dict[str, str]:
+def _of_file(file: Path) -> dict[str, str]:
     import polars as pl
 
     if not file.is_file():
@@ -101,12 +109,10 @@ def _of_file(file: Path, names: list[str]) -> dict[str, str]:
             raise DataError(f"split {split}", path=file, line=line, expected=", ".join(SPLITS))
         if of_patient.setdefault(name, split) != split:
             raise DataError(f"patient {name} is in {of_patient[name]} too", path=file, line=line)
-    missing = [name for name in names if name not in of_patient]
-    if missing:
-        raise DataError(
-            f"nothing about patient {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            path=file,
-            fix="add them, or leave data.splits out",
-        )
-    return {name: of_patient[name] for name in names}
+    return of_patient
+
+
+def _drawn(name: str, ratios: Sequence[float], seed: int) -> str:
+    place = np.random.default_rng([seed, crc32(name.encode())]).random()
+    number = int(np.searchsorted(np.cumsum(ratios)[:-1], place, side="right"))
+    return SPLITS[number]

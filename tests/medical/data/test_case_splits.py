@@ -50,12 +50,17 @@ def test_a_patient_in_two_splits_is_refused() -> None:
 
 def test_a_file_decides_in_place_of_everything_else(tmp_path: Path) -> None:
     file = tmp_path / "splits.csv"
-    file.write_text("patient_id,split\n" + "".join(f"p{n:02},train\n" for n in range(1, 20)))
-    with pytest.raises(DataError, match="nothing about patient p00"):
-        split_cases(PATIENTS, NONE, file)
-    file.write_text(file.read_text() + "p00,test\nother,valid\n")
-    splits = split_cases(PATIENTS, ["valid"] * 40, file)
-    assert splits == ["test"] * 2 + ["train"] * 38
+    lines = [f"p{n:02},{'test' if n < 2 else 'train'}\n" for n in range(15)]
+    file.write_text("patient_id,split\n" + "".join(lines) + "other,valid\n")
+    with pytest.warns(UserWarning, match="does not say the split of p15, p16, p17, p18, p19"):
+        splits = split_cases(PATIENTS, ["valid"] * 40, file, ratios=(0.3, 0.3, 0.4))
+    assert splits[:30] == ["test"] * 4 + ["train"] * 26
+    assert all(len(own) == 1 for own in _of_patients(splits).values())
+    assert len(set(splits[30:])) > 1
+    # Each is drawn alone: others that come or go change nothing.
+    with pytest.warns(UserWarning):
+        fewer = split_cases(PATIENTS[:36], NONE[:36], file, ratios=(0.3, 0.3, 0.4))
+    assert fewer == splits[:36]
     file.write_text("patient_id,split\np00,train\np00,test\n")
     with pytest.raises(DataError, match=r"splits.csv:3: patient p00 is in train too"):
         split_cases(PATIENTS, NONE, file)
