@@ -22,7 +22,8 @@ class Validate(Callback):
     """Runs the field's protocol on the validation split and logs it as `valid/<metric>`.
 
     It leaves the random streams and the modes of the modules as they were, so how often one
-    validates changes no training.
+    validates changes no training. A task may also show what the system makes of the split, by
+    `task.show(system, data, trainer)`.
     """
 
     def __init__(self, task: Task, data: Data, every: int = 1) -> None:
@@ -45,6 +46,8 @@ class Validate(Callback):
             torch.no_grad(),
         ):
             evaluation = self.task.evaluate(pl_module, self.data, "valid")  # type: ignore[arg-type]
+            if hasattr(self.task, "show") and trainer.is_global_zero:
+                self.task.show(pl_module, self.data, trainer)
         for module, mode in modes.items():
             module.training = mode
         metrics = {f"valid/{name}": value for name, value in evaluation.metrics.items()}

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, TextIO
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -99,6 +100,16 @@ class LogCSV(Logger):
 def tensorboard(run_dir: Path) -> TensorBoardLogger:
     """Event files under `run_dir/tensorboard`."""
     return TensorBoardLogger(save_dir=run_dir, name=None, version="tensorboard")
+
+
+def log_picture(trainer: Trainer, name: str, file: Path) -> None:
+    """Hands a PNG over to TensorBoard, where the run writes one."""
+    from matplotlib.image import imread
+
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            picture = imread(file)[..., :3]
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 def wandb(run_dir: Path, project: str, offline: bool) -> WandbLogger:

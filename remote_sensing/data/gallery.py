@@ -26,19 +26,23 @@ def picture(data: Chips, sensor: str, row: int) -> Float[np.ndarray, "height wid
     Optical is red, green and blue where these bands are there; radar is VV, VH and their ratio.
     """
     seen = data.batch(torch.tensor([row], device=data.inputs[sensor].device))
-    values = seen[sensor][0].cpu().numpy()
-    names = data.bands[sensor]
-    if sensor == RADAR:
-        first, second = values[0], values[1] if len(values) > 1 else values[0]
-        ratio = np.clip(0.5 + (first - second) / 2, 0, 1)
-        shown = np.stack([first, second, ratio], -1)
-    elif all(band in names for band in _TRUE_COLOUR):
-        shown = np.stack([values[names.index(band)] for band in _TRUE_COLOUR], -1)
-    else:
-        shown = np.stack([values[min(n, len(values) - 1)] for n in (2, 1, 0)], -1)
+    shown = rendered(seen[sensor][0].cpu().numpy(), data.bands[sensor], sensor)
     if "valid" in seen:
         shown[~seen["valid"][0].cpu().numpy()] = 1.0
     return shown
+
+
+def rendered(
+    values: Float[np.ndarray, "bands height width"], names: Sequence[str], sensor: str
+) -> Float[np.ndarray, "height width 3"]:
+    """Bands as red, green and blue; see `picture`."""
+    if sensor == RADAR:
+        first, second = values[0], values[1] if len(values) > 1 else values[0]
+        ratio = np.clip(0.5 + (first - second) / 2, 0, 1)
+        return np.stack([first, second, ratio], -1)
+    if all(band in names for band in _TRUE_COLOUR):
+        return np.stack([values[names.index(band)] for band in _TRUE_COLOUR], -1)
+    return np.stack([values[min(n, len(values) - 1)] for n in (2, 1, 0)], -1)
 
 
 def draw_gallery(
