@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from audio_music.data.log_filterbank import FPS
 from audio_music.data.scores import SheetMusic
@@ -228,11 +229,12 @@ class SheetRetrieval:
         self.refine(system, data)
         kind, snippet = asked_snippet(data, query)
         with torch.no_grad():
-            vector = system.embed({kind: snippet})[kind]
+            vector = normalize(system.embed({kind: snippet})[kind], dim=1)
         target = SHEET if kind == AUDIO else AUDIO
         if index is None:
             rows = torch.arange(len(data.piece)).to(data.piece)
-            cosines = embed_pairs(system, data, rows)[target] @ vector[0]
+            vectors = normalize(embed_pairs(system, data, rows)[target], dim=1)
+            cosines = vectors @ vector[0]
             near, numbers = (x.tolist() for x in cosines.topk(min(k, len(cosines))))
         else:
             near, numbers = (x[0].tolist() for x in index.search(target, vector.cpu().numpy(), k))
@@ -262,7 +264,8 @@ class SheetRetrieval:
     def index_spaces(self, system: System, data: SheetMusic) -> dict[str, tuple[Tensor, Tensor]]:
         """Modality -> its unit vectors, and those of the other that will be the queries."""
         self.refine(system, data)
-        vectors = embed_pairs(system, data, torch.arange(len(data.piece)).to(data.piece))
+        found = embed_pairs(system, data, torch.arange(len(data.piece)).to(data.piece))
+        vectors = {name: normalize(of, dim=1) for name, of in found.items()}
         return {
             SHEET: (vectors[SHEET], vectors[AUDIO]),
             AUDIO: (vectors[AUDIO], vectors[SHEET]),
@@ -321,7 +324,7 @@ def embed_at(
     items: Int64[Tensor, " n"],
     places: Int64[Tensor, " n"],
 ) -> Float[Tensor, "n dim"]:
-    """`System.embed` of snippets of one modality, unit vectors."""
+    """`System.embed` of snippets of one modality."""
     cut = data.sheet if kind == SHEET else data.audio
     some = zip(items.split(_ROWS), places.split(_ROWS), strict=True)
     return torch.cat([system.embed({kind: cut(*part)})[kind] for part in some])

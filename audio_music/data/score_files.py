@@ -81,12 +81,17 @@ def read_piece(file: Path, findings: Findings | None = None) -> Piece:
     score = _score(file, content["unrolled_score"])
     said = content["performances"]
     listed = list(said.flat) if isinstance(said, np.ndarray) else said
-    performances = []
+    performances, problems = [], []
     for number, one in enumerate(listed if isinstance(listed, Sequence) else ()):
-        with findings.going_on():
+        try:
             performances.append(_performance(file, number, one, score.shape[1]))
+        except DataError as error:
+            problems.append(error)
     if not performances:
-        raise DataError("no performance can be used", path=file, expected=_EXPECTED)
+        nothing = DataError("holds no performance", path=file, expected=_EXPECTED)
+        raise problems[0] if problems else nothing
+    for problem in problems:
+        findings.problem(problem)
     return Piece(file.stem, score, performances)
 
 

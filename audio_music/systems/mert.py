@@ -219,6 +219,12 @@ class MERT(System):
         """All states of all frames; those beyond a wave's end mean nothing."""
         return torch.stack(self.encoder(batch["wave"], batch.get("samples")).states, 2).float()
 
+    def frame_times(self, n_frames: int) -> Float[Tensor, " time"]:
+        """Centres of the frames, in seconds."""
+        convolutions = self.encoder.convolutions
+        centres = torch.arange(n_frames) * convolutions.hop + convolutions.window / 2
+        return centres / self.rate
+
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """`audio`: the mean over time and over all states."""
         return {"audio": self.layers(batch).mean(1)}
