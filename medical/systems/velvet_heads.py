@@ -11,14 +11,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from core.data.checks import DataError
 from core.encoders.mlp import ProjectionHead
 from core.losses import local_attention, local_contrast, local_similarity
 from core.losses.score_contrast import score_contrast
 from core.trainers.system import Batch, System
-from medical.systems.velvet_med import LEAST_TEMPERATURE, report_scores
+from medical.systems.velvet_med import LEAST_TEMPERATURE, report_scores, unit_vectors
 
 OBJECTIVES = ("report", "local")
 
@@ -117,7 +116,7 @@ class VelvetHeads(System):
         units = self.of_cases["units"](batch["units"]) * exists
         volumes = self.of_cases["regions"](batch["regions"]).mean(1)
         reports = units.sum(1) / exists.sum(1).clamp(min=1)
-        return normalize(volumes.float(), dim=1), normalize(reports.float(), dim=1)
+        return unit_vectors(volumes), unit_vectors(reports)
 
     def _parts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.of_parts["regions"](batch["regions"]), self.of_parts["units"](batch["units"])

@@ -235,20 +235,17 @@ class VELVETMed(System):
             torch.cat([context, all_gather(context, counts)[wrong_volume], context]),
         )
         is_pair = torch.arange(len(text), device=text.device) < len(own)
-        losses = F.cross_entropy(self.match(fused[:, 0]).float(), is_pair.long(), reduction="none")
-        return global_mean(losses)
+        return global_mean(_class_losses(self.match(fused[:, 0]), is_pair.long()))
 
     def _vision_terms(self, batch: Batch) -> dict[str, Tensor]:
         top = self.vision(batch["views"].flatten(0, 1))[-1]
         pooled = top.mean((2, 3, 4))
-        turned = self.turn_head(pooled).float()
-        turns = F.cross_entropy(turned, batch["turns"].flatten(), reduction="none")
-        error = (self.reconstruct(top).float() - batch["uncut"].flatten(0, 1)).abs()
+        errors = _errors(self.reconstruct(top), batch["uncut"].flatten(0, 1))
         views = self.view_projection(pooled).unflatten(0, (2, -1))
         return {
-            "turns": global_mean(turns),
+            "turns": global_mean(_class_losses(self.turn_head(pooled), batch["turns"].flatten())),
             "views": nt_xent(views[0], views[1], _VIEW_TEMPERATURE),
-            "reconstruction": global_mean(error.mean((1, 2, 3, 4))),
+            "reconstruction": global_mean(errors),
         }
 
     @torch.no_grad()
@@ -321,10 +318,10 @@ class VELVETMed(System):
         return logits[:, 1].float()
 
     def _volume(self, maps: list[Tensor]) -> Float[Tensor, "batch projection"]:
-        return F.normalize(self.volume_projection(maps[-1].mean((2, 3, 4))).float(), dim=1)
+        return unit_vectors(self.volume_projection(maps[-1].mean((2, 3, 4))))
 
     def _report(self, states: Tensor) -> Float[Tensor, "batch projection"]:
-        return F.normalize(self.report_projection(states[:, 0]).float(), dim=1)
+        return unit_vectors(self.report_projection(states[:, 0]))
 
     def _regions(self, maps: list[Tensor]) -> dict[str, Float[Tensor, "batch regions projection"]]:
         of = {"sentence": maps[-2], "word": maps[-3]}
@@ -349,6 +346,12 @@ class VELVETMed(System):
 
 
 @full_precision
+def unit_vectors(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Rows of length 1, in float32 at least."""
+    return F.normalize(x, dim=1)
+
+
+@full_precision
 def report_scores(
     anchors: Float[Tensor, "batch dim"],
     candidates: Float[Tensor, "batch dim"],
@@ -356,6 +359,20 @@ def report_scores(
 ) -> Float[Tensor, "batch candidates"]:
     """Cosines of unit vectors with those of all processes, over the temperature."""
     return anchors @ all_gather(candidates).T / temperature
+
+
+@full_precision
+def _class_losses(
+    logits: Float[Tensor, "rows classes"], classes: Int64[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    return F.cross_entropy(logits, classes, reduction="none")
+
+
+@full_precision
+def _errors(
+    made: Float[Tensor, "rows 1 x y z"], true: Float[Tensor, "rows 1 x y z"]
+) -> Float[Tensor, " rows"]:
+    return (made - true).abs().mean((1, 2, 3, 4))
 
 
 def _draw_wrong(
