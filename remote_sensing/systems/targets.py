@@ -42,6 +42,19 @@ class Classes(nn.Module):
         """The weighted mean over the samples of all processes."""
         return weighted_cross_entropy(outputs, batch["label"], self.weights)
 
+    def imitation(
+        self,
+        outputs: Float[Tensor, "batch classes"],
+        taught: Float[Tensor, "batch classes"],
+        temperature: float,
+    ) -> Float[Tensor, ""]:
+        """T² KL(teacher || student) of both softmaxes at a temperature T."""
+        wide = torch.promote_types(outputs.dtype, torch.float32)
+        student = F.log_softmax(outputs.to(wide) / temperature, 1)
+        teacher = F.log_softmax(taught.to(wide) / temperature, 1)
+        each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+        return temperature**2 * global_mean(each)
+
 
 class Labels(nn.Module):
     """Several labels a sample, each on or off: binary cross entropy with logits.
@@ -63,6 +76,20 @@ class Labels(nn.Module):
         target = batch["target"].to(wide.dtype)
         costs = F.binary_cross_entropy_with_logits(wide, target, reduction="none")
         return global_mean(costs)
+
+    def imitation(
+        self,
+        outputs: Float[Tensor, "batch labels"],
+        taught: Float[Tensor, "batch labels"],
+        temperature: float,
+    ) -> Float[Tensor, ""]:
+        """T² KL(teacher || student) of every label at a temperature T, mean over the labels."""
+        wide = torch.promote_types(outputs.dtype, torch.float32)
+        student, teacher = outputs.to(wide) / temperature, taught.to(wide) / temperature
+        on = teacher.sigmoid()
+        each = on * (F.logsigmoid(teacher) - F.logsigmoid(student))
+        each = each + (1 - on) * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        return temperature**2 * global_mean(each)
 
 
 class Values(nn.Module):
@@ -93,6 +120,15 @@ class Values(nn.Module):
     def cost(self, outputs: Float[Tensor, "batch 1"], batch: Batch) -> Float[Tensor, ""]:
         """The mean over the samples of all processes."""
         return global_mean(((outputs - batch["target"]) / self.deviation).square())
+
+    def imitation(
+        self,
+        outputs: Float[Tensor, "batch 1"],
+        taught: Float[Tensor, "batch 1"],
+        temperature: float,
+    ) -> Float[Tensor, ""]:
+        """Squared distance from the teacher's values in deviations; they have no temperature."""
+        return global_mean(((outputs - taught) / self.deviation).square())
 
 
 def balanced_weights(label: Int64[Tensor, " n"], n_classes: int) -> Float[Tensor, " classes"]:

@@ -3,7 +3,9 @@
 import torch
 
 from remote_sensing.data.series import Series
+from remote_sensing.systems.all_sensors import AllSensors
 from remote_sensing.systems.eo_colearning import MDiCo
+from remote_sensing.systems.sensor_distillation import SensorDistillation
 from remote_sensing.systems.single_sensor import SingleSensor
 
 CLASSES = {"_target_": "remote_sensing.systems.targets.Classes", "n_outputs": 3}
@@ -55,6 +57,24 @@ class StillMDiCo(MDiCo):
 
 class StillSingleSensor(SingleSensor):
     """The same of the baseline."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.eval()
+        self.target.weights.copy_(torch.tensor([0.5, 1.0, 2.5]))
+
+
+class StillAllSensors(AllSensors):
+    """The same of all sensors in one model."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.eval()
+        self.target.weights.copy_(torch.tensor([0.5, 1.0, 2.5]))
+
+
+class StillSensorDistillation(SensorDistillation):
+    """The same of a teacher and its students."""
 
     def __init__(self, **arguments) -> None:
         super().__init__(**arguments)

@@ -5,7 +5,16 @@ from remote_sensing.series_task import OneSensor
 from remote_sensing.systems.single_sensor import SingleSensor
 from tests.core.gloo import run_gloo
 from tests.core.systems.shared_steps import gradients
-from tests.remote_sensing.sensors import CLASSES, PLAIN, SHAPES, StillSingleSensor, rows, series
+from tests.remote_sensing.sensors import (
+    CLASSES,
+    PLAIN,
+    SHAPES,
+    StillAllSensors,
+    StillSensorDistillation,
+    StillSingleSensor,
+    rows,
+    series,
+)
 
 
 def built(shapes: dict[str, list[int]] = SHAPES) -> SingleSensor:
@@ -39,10 +48,11 @@ def test_predicts_and_embeds_the_sensors_that_are_there() -> None:
     torch.testing.assert_close(alone["S2"], system.heads["S2"](system.embed(batch)["S2"]))
 
 
-def test_two_processes_give_what_one_gives() -> None:
+def test_two_processes_give_what_one_gives_of_all_baselines() -> None:
     data, task = series(30), OneSensor()
     task.drop_last = False
-    cases = [(StillSingleSensor, {"encoder": PLAIN}, task, data, 8, 2)]
+    systems = (StillSingleSensor, StillAllSensors, StillSensorDistillation)
+    cases = [(system, {"encoder": PLAIN}, task, data, 8, 2) for system in systems]
     alone, together = gradients(cases), run_gloo(2, gradients, cases)
     for expected, *found in zip(alone, *together, strict=True):
         for name, gradient in expected.items():
