@@ -50,8 +50,9 @@ def read_skeleton_pickle(
 
     An annotation holds `frame_dir`, a name; `label`, counted from 0; and `keypoint`
     (persons, time, joints, 3 or 2), of which the first person is read, from the first to the last
-    frame in which it was tracked. Skeletons in the plane get the third coordinate 0 and stay in
-    pixels, y downwards; windows are scaled by a bone in any case. The rate is taken for 30 Hz,
+    frame in which it was tracked. Skeletons in the plane stay in pixels, which windows scale by a
+    bone in any case, and get the third coordinate 0; columns and rows of an image are negated, so
+    that +x is the right of a person who faces the camera and +y is up, as in space. The rate is taken for 30 Hz,
     which the file does not say. The subject is `subject` of the annotation, else the P of NTU's
     names, else `unknown`. Of several splits (`xsub_train`, `xview_train`) the first is taken; what
     is called `val` tests where nothing is called `test`, as is the habit with these files.
@@ -167,4 +168,6 @@ def _tracked(file: Path, name: str, keypoint: object) -> Float[np.ndarray, "time
     if len(there) < 2:
         raise DataError(f"{name}: person 0 is tracked in {len(there)} frames", path=file)
     person = person[there[0] : there[-1] + 1]
+    if shape[3] == 2:
+        person = 0 - person  # and no negative zeros
     return np.pad(person, ((0, 0), (0, 0), (0, 3 - shape[3])))

@@ -56,13 +56,16 @@ def test_the_first_person_is_read(tmp_path, protocol):
     )
 
 
-def test_the_plane_has_the_third_coordinate_zero(tmp_path):
-    write(tmp_path, {"annotations": annotations(17, 2)})
+def test_the_plane_has_the_third_coordinate_zero_and_stands_upright(tmp_path):
+    own = annotations(17, 2)
+    write(tmp_path, {"annotations": own})
     data = read_skeleton_pickle(tmp_path)
     assert (len(data.joints), len(data.edges)) == (17, 18)
     values = data.recordings[0].streams["skeleton"].values
     assert values.shape == (60, 17, 3)
     assert np.abs(values[..., 2]).max() == 0
+    # Pixels count to the right and downwards; the person's right is on the left of the image.
+    np.testing.assert_allclose(values[..., :2], -own[0]["keypoint"][0].astype(np.float32))
     windows = load_windows(tmp_path, modalities=["skeleton"], device="cpu")
     assert windows.shapes == {"skeleton": [3, 50, 17]}
 
