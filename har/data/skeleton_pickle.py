@@ -52,10 +52,11 @@ def read_skeleton_pickle(
     (persons, time, joints, 3 or 2), of which the first person is read, from the first to the last
     frame in which it was tracked. Skeletons in the plane stay in pixels, which windows scale by a
     bone in any case, and get the third coordinate 0; columns and rows of an image are negated, so
-    that +x is the right of a person who faces the camera and +y is up, as in space. The rate is taken for 30 Hz,
-    which the file does not say. The subject is `subject` of the annotation, else the P of NTU's
-    names, else `unknown`. Of several splits (`xsub_train`, `xview_train`) the first is taken; what
-    is called `val` tests where nothing is called `test`, as is the habit with these files.
+    that +x is the right of a person who faces the camera and +y is up, as in space. The rate is
+    taken for 30 Hz, which the file does not say. The subject is `subject` of the annotation, else
+    the P of NTU's names, else `unknown`. Of several splits (`xsub_train`, `xview_train`) the first
+    is taken; what is called `val` tests where nothing is called `test`, as is the habit with these
+    files.
 
     Args:
         path: the .pkl file, or a folder with one.
