@@ -123,6 +123,7 @@ def pretrain(
     )
     mrr = float(state.pop("mrr"))
     models.load_state_dict(state)
+    models.train()  # as it came: fine-tuning goes on with the batch's own statistics
     return mrr, was_there
 
 
