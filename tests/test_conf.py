@@ -37,6 +37,8 @@ SMALL = {
     ("remote_sensing", "chips"): "demo.n_unlabelled=60 demo.n_labelled=60 demo.n_valid=30 "
     "demo.n_test=30 demo.n_larger=4",
     ("remote_sensing", "archive"): "demo.n_places=24 demo.side=60 demo.seasons=1",
+    ("audio_music", "scores"): "demo.n_train=2 demo.n_valid=1 demo.n_test=1 demo.n_unpaired=2 "
+    "demo.n_performances=1 demo.engraver=plain demo.synthesizer=additive",
     ("medical", "patches"): "demo.train=8 demo.valid=4 demo.test=4 demo.patients=6",
     ("medical", "slides"): "demo.train=2 demo.valid=1 demo.test=1 demo.n_classes=2 demo.regions=2 "
     "demo.width=700 demo.height=600",
@@ -53,6 +55,9 @@ SHORT = {
     "system.encoder={_target_:core.encoders.small_convolutions.PooledConvNet}",
     "uni": "size=tiny system.dim=24 system.depth=1 system.n_prototypes=16 system.hidden_dim=16 "
     "system.bottleneck_dim=8 task.augment.n_small=1",
+    "audio_sheet": "system.width=4 system.channels=4 system.dim=4 system.pool=2 "
+    "system.audio={epochs:1,snippets:4,batch_size:4} "
+    "system.sheet={epochs:1,snippets:4,batch_size:4}",
     "croma": "data.size=24 system.dim=48 system.depth=2 system.heads=4 system.decoder_dim=32 "
     "system.decoder_heads=4",
 }
