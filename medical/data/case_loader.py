@@ -96,7 +96,7 @@ def _places(draws: Draws) -> Tensor:
 def _as_numbers(prepare: Prepare | None) -> Prepare:
     def complete(batch: Batch, draws: Draws) -> Batch:
         for name in batch.keys() & {"volume", "crop"}:
-            batch[name] = batch[name][:, None].float() / 255
+            batch[name] = batch[name][:, None].float().div_(255)
         if "label" in batch:
             batch["label"] = batch["label"][:, None].long()
         return prepare(batch, draws) if prepare else batch

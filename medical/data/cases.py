@@ -72,7 +72,7 @@ class Cases:
         The places are rounded; the slices are then resized by areas. This is `volume_vl` of
         VELVET-Med.
         """
-        return self.store.whole(rows)[:, None].float() / 255
+        return self.store.whole(rows)[:, None].float().div_(255)
 
     def crops(
         self, rows: Int64[Tensor, " batch"], draws: Draws
@@ -82,7 +82,7 @@ class Cases:
         This is `volume_vis` of VELVET-Med. Takes three numbers a row from `draws`.
         """
         places = draws.uniform(0, 1, 3)
-        return self.store.crops(rows, places)[:, None].float() / 255
+        return self.store.crops(rows, places)[:, None].float().div_(255)
 
     def labelled_crops(
         self, rows: Int64[Tensor, " batch"], draws: Draws
@@ -90,11 +90,11 @@ class Cases:
         """As `crops`, with the classes of the voxels."""
         places = draws.uniform(0, 1, 3)
         voxels, labels = (self.store.crops(rows, places, of)[:, None] for of in (False, True))
-        return voxels.float() / 255, labels.long()
+        return voxels.float().div_(255), labels.long()
 
     def volume(self, row: int) -> Float[Tensor, "1 x y z"]:
         """All of one volume at its full resolution, 0 to 1."""
-        return self.store.prepared(row).voxels[None].float() / 255
+        return self.store.prepared(row).voxels[None].float().div_(255)
 
     def segmentation(self, row: int) -> Int64[Tensor, "x y z"] | None:
         """Class of every voxel of `volume(row)`, or None without a segmentation."""

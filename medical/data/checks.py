@@ -15,7 +15,6 @@ from core.data.samples import SPLITS
 from medical.data.case_splits import split_cases
 from medical.data.layouts import CaseFiles, Layout, find_cases
 from medical.data.load import (
-    check_classes,
     expand_frames,
     patients_of,
     preparation,
@@ -112,9 +111,8 @@ def _look(case: CaseFiles, how: Preparation, layout: Layout) -> _Seen | DataErro
         classes: frozenset[int] = frozenset()
         if case.label is not None:
             label = read_volume(case.label)
-            check_label(case, volume, label)
+            check_label(case, volume, label, layout.classes)
             classes = frozenset(np.unique(label.values).astype(int).tolist())
-            check_classes(case, max(classes), layout.classes)
         return _Seen(
             volume.values.shape,
             volume.spacing,

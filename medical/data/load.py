@@ -40,26 +40,7 @@ class CaseReader:
 
     def __call__(self, number: int) -> Prepared:
         """The prepared case."""
-        files = self.files[number]
-        case = read_prepared(files, self.how, self.use_cache)
-        if case.labels is not None:
-            check_classes(files, int(case.labels.max()), self.classes)
-        return case
-
-
-def check_classes(files: CaseFiles, highest: int, classes: list[str]) -> None:
-    """Refuses a segmentation with a class that the data set does not name.
-
-    Raises:
-        DataError: as said; where nothing is named, every class is as good as another.
-    """
-    if classes and highest >= len(classes):
-        raise DataError(
-            f"class {highest} in a segmentation",
-            path=files.label,
-            expected=f"0 to {len(classes) - 1}: {', '.join(classes)}",
-            fix="name it in labels.json or dataset.json",
-        )
+        return read_prepared(self.files[number], self.how, self.classes, self.use_cache)
 
 
 def preparation(

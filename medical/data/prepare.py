@@ -6,6 +6,7 @@ that to the wanted spacing where it is larger, so with theirs it changes nothing
 argument here.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -68,8 +69,10 @@ class Preparation:
             )
 
 
-def prepare_case(files: CaseFiles, how: Preparation) -> Prepared:
+def prepare_case(files: CaseFiles, how: Preparation, classes: Sequence[str] = ()) -> Prepared:
     """Reads a case and applies the deterministic transforms, on the CPU.
+
+    `classes` are those that a segmentation may have; any where there are no names.
 
     Raises:
         DataError: a file cannot be used, or volume and segmentation do not lie over each other.
@@ -79,7 +82,7 @@ def prepare_case(files: CaseFiles, how: Preparation) -> Prepared:
     label = None
     if files.label is not None:
         label = read_volume(files.label)
-        check_label(files, volume, label)
+        check_label(files, volume, label, classes)
         label = to_axes(label)
     volume = to_axes(volume)
     scaled = scale(torch.from_numpy(volume.values.astype(np.float32)), how)
@@ -110,18 +113,20 @@ def prepare_case(files: CaseFiles, how: Preparation) -> Prepared:
     )
 
 
-def read_prepared(files: CaseFiles, how: Preparation, use_cache: bool = True) -> Prepared:
+def read_prepared(
+    files: CaseFiles, how: Preparation, classes: Sequence[str] = (), use_cache: bool = True
+) -> Prepared:
     """`prepare_case`, from the cache where the same files were prepared in the same way before."""
 
     def compute() -> dict[str, Tensor]:
-        case = prepare_case(files, how)
+        case = prepare_case(files, how, classes)
         parts = {"voxels": case.voxels, "whole": case.whole, "affine": case.affine}
         return parts if case.labels is None else parts | {"labels": case.labels}
 
     if not use_cache:
-        return prepare_case(files, how)
+        return prepare_case(files, how, classes)
     key = f"{_VERSION} {astuple(how)} {files.frame} {_stamp(files.image)}"
-    key += f" {_stamp(files.label)}" if files.label is not None else ""
+    key += f" {_stamp(files.label)} {list(classes)}" if files.label is not None else ""
     return Prepared(**cached("volumes", key, compute)[0])
 
 
@@ -230,7 +235,9 @@ def check_intensity(path: Path, values: Shaped[np.ndarray, "x y z"], how: Prepar
         )
 
 
-def check_label(files: CaseFiles, volume: Volume, label: Volume) -> None:
+def check_label(
+    files: CaseFiles, volume: Volume, label: Volume, classes: Sequence[str] = ()
+) -> None:
     """Refuses a segmentation of another shape or place than its volume, or not of classes.
 
     Raises:
@@ -258,6 +265,13 @@ def check_label(files: CaseFiles, volume: Volume, label: Volume) -> None:
             f"a segmentation of values from {low:g} to {high:g}",
             path=files.label,
             expected="whole numbers from 0 to 255",
+        )
+    if classes and high >= len(classes):
+        raise DataError(
+            f"class {high:.0f} in a segmentation",
+            path=files.label,
+            expected=f"0 to {len(classes) - 1}: {', '.join(classes)}",
+            fix="name it in labels.json or dataset.json",
         )
 
 

@@ -129,11 +129,12 @@ class ResidentVolumes:
         shapes = self.shapes.index_select(0, rows)
         corners = corners_of(places, shapes, size)
         steps = torch.arange(size, device=self.flat.device)
-        x, y, z = (corners[:, axis, None] + steps for axis in range(3))
-        in_slice = y[:, :, None] * shapes[:, 2, None, None] + z[:, None, :]
-        slices = x * (shapes[:, 1] * shapes[:, 2])[:, None] + self.starts[rows][:, None]
-        index = slices[:, :, None, None] + in_slice[:, None]
-        return (self.flat_labels if labels else self.flat)[index]
+        slices = (corners[:, 0, None] + steps) * (shapes[:, 1] * shapes[:, 2])[:, None]
+        lines = (corners[:, 1, None] + steps) * shapes[:, 2, None]
+        first = (self.starts[rows] + corners[:, 2])[:, None, None]
+        values = self.flat_labels if labels else self.flat
+        # A line of voxels is contiguous: one index for each, not for each voxel.
+        return values.unfold(0, size, 1)[first + slices[:, :, None] + lines[:, None]]
 
     def prepared(self, row: int) -> Prepared:
         """All of one case, as views."""
