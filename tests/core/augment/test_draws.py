@@ -54,3 +54,12 @@ def test_every_batch_and_epoch_has_its_own_views_and_resuming_repeats_none() -> 
     resumed = loader(0, 1, SmallImageViews())
     resumed.load_state_dict(whole.state_dict() | {"batches_given": 4})
     assert torch.equal(next(iter(resumed))["v"], batches[4]["v"])
+
+
+def test_places_are_one_order_of_the_whole_batch() -> None:
+    def draw(own: slice) -> torch.Tensor:
+        return Draws(5, 6, own, torch.device("cpu")).places(2)
+
+    whole = draw(slice(0, 6))
+    assert whole.flatten().sort().values.tolist() == list(range(12))
+    torch.testing.assert_close(torch.cat([draw(slice(0, 4)), draw(slice(4, 6))]), whole)

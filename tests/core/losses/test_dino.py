@@ -1,6 +1,8 @@
+import pytest
 import torch
 
 from core.losses import DINOLoss, IBOTLoss, sinkhorn
+from core.losses.dino import cross_view_entropies
 
 
 def test_the_centre_moves_after_its_use_in_training_only() -> None:
@@ -52,3 +54,24 @@ def test_ibot_without_masked_patches_is_zero() -> None:
     loss = ibot(torch.randn(0, 5), torch.randn(0, 5), torch.zeros(2, 4, dtype=torch.bool))
     assert loss.item() == 0
     assert torch.isfinite(ibot.centre.centre).all()
+
+
+def test_entropies_of_all_pairs() -> None:
+    student, teacher = torch.randn(3, 4, 5), torch.randn(2, 4, 5).softmax(-1)
+    found = cross_view_entropies(student, teacher, 0.2)
+    assert found.shape == (2, 3)
+    expected = -(teacher[1] * (student[2] / 0.2).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(found[1, 2], expected)
+
+
+@pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
+def test_rows_beyond_the_masked_patches_count_for_nothing(balance: str) -> None:
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]]).bool()
+    student, teacher = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+    exact, longer = (IBOTLoss(5, balance=balance) for _ in range(2))
+    loss = longer(student, teacher, mask)
+    torch.testing.assert_close(loss, exact(student[:4], teacher[:4], mask))
+    torch.testing.assert_close(longer.centre.centre, exact.centre.centre)
+    loss.backward()
+    assert (student.grad[4:] == 0).all()
+    assert (student.grad[:4] != 0).any(1).all()
