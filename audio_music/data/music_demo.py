@@ -165,7 +165,7 @@ def _written(
             "pitch_classes": [NAMES[of] for of in heard],
             "instrument": INSTRUMENTS[program],
             "tempo": tempo,
-            "beats": [round(float(beat), 4) for beat in beats if beat < seconds],
+            "beats": [abs(round(float(beat), 4)) for beat in beats if beat < seconds],
         }
 
 
