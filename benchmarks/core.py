@@ -4,8 +4,9 @@
 
 `losses`: forward and backward of the contrastive losses; `memory`: peak of the tiled InfoNCE
 against the full matrix; `knn`: 50,000 training rows, 10,000 queries, 512-d; `simclr`: steps of
-SimCLR with a ResNet-18 on images of 32 x 32. Peers (lightly, open_clip, pytorch-metric-learning,
-stable-pretraining) race where they are installed; what is missing is said.
+SimCLR with a ResNet-18 on images of 32 x 32; `monitors`: what the online monitors cost. Peers
+(lightly, open_clip, pytorch-metric-learning, stable-pretraining) race where they are installed;
+what is missing is said.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 
-PARTS = ("losses", "memory", "knn", "simclr")
+PARTS = ("losses", "memory", "knn", "simclr", "monitors")
 
 
 def main() -> None:
