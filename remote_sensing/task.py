@@ -26,6 +26,7 @@ from core.trainers.system import Batch, System
 from remote_sensing.data.chips import Chips
 from remote_sensing.data.statistics import FILE, save_statistics
 from remote_sensing.features import JOINT, embed_chips, with_joint
+from remote_sensing.heads import fine_tuned_scores, nonlinear_scores
 from remote_sensing.probes import PENALTIES, RidgeProbe
 from remote_sensing.segmentation import segmentation
 
@@ -51,6 +52,10 @@ class ChipProbing(SampleTask):
     that have a map, and choose their penalty on validation; on the validation split itself it is
     fixed. `rankme` is of the joint features of the split.
 
+    On the test split `nonlinear_map` is that of a perceptron with a hidden layer on frozen
+    features, and `fine_tuned_map`, where it is asked for, of a linear head on the joint features
+    with which a copy of the system is trained, by the same labels: see `remote_sensing.heads`.
+
     Training sees `augment` of every batch: one change for all sensors and the mask of valid pixels.
 
     Args:
@@ -58,6 +63,8 @@ class ChipProbing(SampleTask):
         monitor: the metric that chooses checkpoints and configurations.
         presence: share of a chip above which a class is one of its labels.
         k: neighbours that vote.
+        nonlinear: whether tests include the non-linear probe.
+        fine_tune: whether they include fine-tuning.
 
     Raises:
         DataError: the monitor is unknown, or the presence is no share.
@@ -69,9 +76,12 @@ class ChipProbing(SampleTask):
         monitor: str = "map",
         presence: float = 0.1,
         k: int = 20,
+        nonlinear: bool = True,
+        fine_tune: bool = False,
     ) -> None:
         super().__init__(None, monitor)
         self.aligned, self.presence, self.k = augment, presence, k
+        self.nonlinear, self.fine_tune = nonlinear, fine_tune
         if monitor.partition("/")[0] not in _KNOWN or monitor == "map/larger":
             raise DataError(
                 f"task.monitor={monitor}",
@@ -124,6 +134,8 @@ class ChipProbing(SampleTask):
                 name: with_joint(embed_chips(system, data, own)) for name, own in known.items()
             }
             table = self._labels_of_chips(features, known, system, data, split, metrics, per_unit)
+            if split == "test":
+                self._trained_heads(features, known, system, data, metrics, per_unit)
             self._classes_of_chips(features, known, data, split, metrics, per_unit)
             if split == "test" or self.monitor.startswith("miou"):
                 self._classes_of_pixels(system, known, data, split, metrics, per_unit)
@@ -174,6 +186,37 @@ class ChipProbing(SampleTask):
                 scores = probe.scores(wider[sensor])
                 metrics[f"map/larger{ending}"] = mean_average_precision(scores, wider_present)[0]
         return table if len(names) <= 12 else []
+
+    def _trained_heads(
+        self,
+        features: dict[str, dict[str, Tensor]],
+        known: dict[str, Tensor],
+        system: System,
+        data: Chips,
+        metrics: dict[str, float],
+        per_unit: dict[str, np.ndarray],
+    ) -> None:
+        """MAP of the non-linear probe of each sensor and of all, and of fine-tuning with all."""
+        assert data.targets is not None
+        present = {name: data.targets[rows] > self.presence for name, rows in known.items()}
+        judges = "valid" if len(known["valid"]) else "train"
+        scores: dict[str, Tensor] = {}
+        if self.nonlinear:
+            for sensor in features["train"]:
+                of = {name: own[sensor] for name, own in features.items()}
+                name = "nonlinear_map" + ("" if sensor == JOINT else f"/{sensor}")
+                taught = (of["train"], present["train"])
+                scores[name] = nonlinear_scores(taught, (of[judges], present[judges]), of["test"])
+        if self.fine_tune:
+            scores["fine_tuned_map"] = fine_tuned_scores(
+                system,
+                data,
+                (known["train"], present["train"]),
+                (known[judges], present[judges]),
+                known["test"],
+            )
+        for name, of_test in scores.items():
+            metrics[name], per_unit[name], _ = mean_average_precision(of_test, present["test"])
 
     def _classes_of_chips(
         self,

@@ -125,7 +125,7 @@ class AllSensors(System):
         return {n: self.fusion({n: batch[n]}) for n in self.shapes if n in batch}
 
     def embed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """Features from each sensor with all others missing, and `joint` of all; no unit vectors."""
+        """Features from each sensor, all others missing, and `joint` of all; no unit vectors."""
         there = {name: batch[name] for name in self.shapes if name in batch}
         found = {name: self.fusion.features({name: of}) for name, of in there.items()}
         if len(there) == len(self.shapes):
