@@ -4,6 +4,8 @@
 
 `volumes`: batches of whole volumes and crops against MONAI's `DataLoader` and transforms on the
 same NIfTI files, with an empty and with a full cache, on disk and resident.
+`local_contrast`: scores of volumes and reports by regions and words, in chunks that are computed
+twice, against the loop over reports.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import os
 import subprocess
 import sys
 
-PARTS = ("volumes",)
+PARTS = ("volumes", "local_contrast")
 
 
 def main() -> None:

@@ -151,6 +151,11 @@ def _pool(
     part_scale: float,
 ) -> Float[Tensor, "images texts"]:
     """The pooled cosines log Σ_l exp(γ2 cos(t_l, c_l)); 0 for a text without parts."""
+    if valid.device.type == "cpu":
+        # Padding that no text of the chunk needs; an accelerator would have to be waited for.
+        needed = valid.any(0)
+        needed[0] = True
+        parts, valid = parts[:, needed], valid[:, needed]
     n_texts, n_parts = valid.shape
     # One matrix product an image for the parts of all these texts.
     scores = (parts.flatten(0, 1) @ regions.mT).unflatten(1, (n_texts, n_parts))
