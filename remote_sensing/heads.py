@@ -125,7 +125,7 @@ def fit_head(
     order = torch.Generator().manual_seed(seed)
     rows, labels = train
     best, highest, waited = deepcopy(parts.state_dict()), -1.0, 0
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         for _ in range(max_epochs):
             parts.train()
             for some in torch.randperm(len(rows), generator=order).split(batch_size):
