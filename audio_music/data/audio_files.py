@@ -1,18 +1,25 @@
 """Audio files: headers, and parts of them, from folders or from inside tar shards."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int16
 
 from core.data.checks import DataError
 
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # Of these every sample is a whole number of 16 bits.
 _WHOLE = ("PCM_16", "PCM_S8", "PCM_U8")
+# A frame of an MP3 may need bits of the ones before it: decoding begins so many samples earlier.
+_WARM_UP = 16 * 1152
 
 Wave = Int16[np.ndarray, " samples"] | Float[np.ndarray, " samples"]
 
@@ -38,12 +45,19 @@ class Source:
         """For messages."""
         return str(self.path) if self.member is None else f"{self.path}: {self.member}"
 
-    def open(self) -> IO[bytes]:
-        """The bytes of the file."""
-        file = self.path.open("rb")
+    @contextmanager
+    def opened(self) -> Iterator["SoundFile"]:
+        """The file for soundfile."""
+        from soundfile import SoundFile
+
         if self.size is None:
-            return file
-        return io.BufferedReader(_Part(file, self.offset, self.size))  # type: ignore[return-value]
+            with SoundFile(self.path) as sound:
+                yield sound
+            return
+        with self.path.open("rb") as file:
+            part = io.BufferedReader(_Part(file, self.offset, self.size))
+            with SoundFile(part) as sound:
+                yield sound
 
 
 @dataclass(frozen=True)
@@ -69,13 +83,13 @@ def read_header(source: Source) -> Header:
     Raises:
         DataError: the file is missing, empty, or no audio.
     """
-    import soundfile
-
     try:
         size = source.size if source.size is not None else source.path.stat().st_size
         if size == 0:
             raise DataError("an empty file, of 0 bytes", path=source.place, expected="audio")
-        with source.open() as file, soundfile.SoundFile(file) as sound:
+        if not source.path.is_file():
+            raise FileNotFoundError
+        with source.opened() as sound:
             is_whole = sound.subtype in _WHOLE
             return Header(sound.samplerate, sound.frames, sound.channels, is_whole)
     except FileNotFoundError:
@@ -102,14 +116,16 @@ def read_samples(
     Raises:
         DataError: the file is missing or damaged, or has several channels and is not downmixed.
     """
-    import soundfile
-
     try:
-        with source.open() as file, soundfile.SoundFile(file) as sound:
+        if not source.path.is_file():
+            raise FileNotFoundError
+        with source.opened() as sound:
+            ahead = min(start, _WARM_UP) if sound.format == "MP3" else 0
             if start:
-                sound.seek(start)
+                sound.seek(start - ahead)
             kind = "int16" if whole else "float32"
-            wave: np.ndarray = sound.read(count, dtype=kind, always_2d=True)
+            wanted = count if count < 0 else count + ahead
+            wave: np.ndarray = sound.read(wanted, dtype=kind, always_2d=True)[ahead:]
     except FileNotFoundError:
         raise DataError("no such file", path=source.place, expected="audio") from None
     except (OSError, RuntimeError) as error:
@@ -171,7 +187,3 @@ class _Part(io.RawIOBase):
 
     def tell(self) -> int:
         return self.position
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()

@@ -99,7 +99,7 @@ def make_label(name: str, given: Sequence[Any], place: str) -> Label:
     """
     known = torch.tensor([value is not None for value in given])
     kinds = {_kind(value) for value in given if value is not None}
-    if "classes" in kinds and kinds <= {"classes", "value"} and not _any_text(given):
+    if kinds == {"classes", "value"} and not _any_text(given):
         kinds = {"value"}  # 120 beside 119.5
     if "tags" in kinds and kinds <= {"tags", "empty"}:
         kinds = {"tags"}
