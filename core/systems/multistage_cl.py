@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from core.data.checks import DataError
 from core.data.cluster_sampler import OneLabelOrder, compose_labels, merge_small_labels
+from core.data.stored_rows import Column
 from core.distributed import all_gather, broadcast_object
 from core.encoders.build import build_encoder
 from core.encoders.mlp import ProjectionHead
@@ -112,7 +113,7 @@ class MultistageCL(JointEmbedding):
     # -- stages ------------------------------------------------------------------------------------
 
     def batch_order(
-        self, columns: Batch, batch_size: int, seed: int, rank: int, world_size: int
+        self, columns: dict[str, Column], batch_size: int, seed: int, rank: int, world_size: int
     ) -> OneLabelOrder:
         """Batches of one label each; asked for the labels of an epoch, the stage moves on."""
         rows = columns[self.modality]
@@ -138,7 +139,7 @@ class MultistageCL(JointEmbedding):
         return label
 
     @torch.no_grad()
-    def next_stage(self, rows: Float[Tensor, "n_train ..."]) -> None:
+    def next_stage(self, rows: Column) -> None:
         """Clusters all training rows by the current stage, keeps it, and begins the next."""
         stage = int(self.stage)
         features = self._features_of_all(rows)
@@ -159,13 +160,16 @@ class MultistageCL(JointEmbedding):
         current.load_state_dict(fresh)
         self.stage += 1
 
-    def _features_of_all(self, rows: Tensor) -> Float[Tensor, "n_train dim"]:
+    def _features_of_all(self, rows: Column) -> Float[Tensor, "n_train dim"]:
         """Unit representations of the current stage, each process having embedded its share."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         world, rank, n = self.trainer.world_size, self.trainer.global_rank, len(rows)
-        share = rows[n * rank // world : n * (rank + 1) // world]
-        parts = [self.encoder(_as_float(some)).float() for some in share.split(_ROWS)]
+        share = torch.arange(n * rank // world, n * (rank + 1) // world, device=rows.device)
+        parts = [
+            self.encoder(_as_float(rows.index_select(0, some))).float()
+            for some in share.split(_ROWS)
+        ]
         for module, mode in modes.items():
             module.training = mode
         return all_gather(normalize(torch.cat(parts), dim=1))

@@ -16,6 +16,7 @@ from core.data.encoded_images import EncodedImage
 from core.data.images import check_images, load_images
 from core.data.samples import Samples
 from core.data.stored_rows import StoredRows
+from core.systems.multistage_cl import MultistageCL
 from core.systems.simclr import SimCLR
 from core.tasks.probing import Probing
 from core.trainers import fit
@@ -139,6 +140,22 @@ def test_a_streamed_run_killed_within_an_epoch_ends_as_one_in_memory(
     system = SimCLR(**task.system_arguments(whole), encoder=MLP).eval()
     scores = [task.evaluate(system, data, "test").metrics for data in (whole, streamed)]
     assert scores[0] == scores[1]
+
+
+def test_stages_cluster_streamed_images_as_those_in_memory(tmp_path: Path) -> None:
+    whole, streamed = both(tmp_path / "images", "tar", workers=1)
+    task = Probing(SimCLRViews(), k=3)
+    found = []
+    for data, folder in ((whole, "whole"), (streamed, "streamed")):
+        torch.manual_seed(0)
+        sizes = task.system_arguments(data.without_test())
+        system = MultistageCL(**sizes, encoder=MLP, n_stages=2, n_clusters=2)
+        options = {"max_epochs": 2, "batch_size_global": 8, "validate_every": 2}
+        fit(system, data, task, tmp_path / folder, progress=False, **options)
+        found.append(system)
+    assert found[1].clusters.unique().tolist() == [0, 1]
+    for a, b in zip(found[0].state_dict().values(), found[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_what_does_not_fit_is_streamed_unless_that_is_refused(
