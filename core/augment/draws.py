@@ -21,9 +21,8 @@ class Draws:
 
     def uniform(self, low: float, high: float, *shape: int) -> Float[Tensor, "rows ..."]:
         """Uniform in [low, high), one tensor of `shape` a row."""
-        size = (self.n_rows, *shape)
-        drawn = torch.rand(size, generator=self.generator, device=self.device)
-        return low + (high - low) * drawn[self.own]
+        drawn = torch.empty((self.n_rows, *shape), device=self.device)
+        return drawn.uniform_(low, high, generator=self.generator)[self.own]
 
     def normal(self, *shape: int) -> Float[Tensor, "rows ..."]:
         """Standard normal, one tensor of `shape` a row."""

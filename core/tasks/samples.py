@@ -103,7 +103,8 @@ class SampleTask(ABC):
                 batch = batch | draw(batch, draws)
             made: Batch = {}
             for name, augment in augments.items():
-                views = torch.stack([augment(batch[name], draws) for _ in range(n_views)])
+                each_view = [augment(batch[name], draws) for _ in range(n_views)]
+                views = torch.stack(each_view) if n_views > 1 else each_view[0][None]
                 made |= {"views": views} if name == first else {}
                 made |= {f"views/{name}": views} if each else {}
             if n_local and local is not None:
