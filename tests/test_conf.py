@@ -39,6 +39,8 @@ SMALL = {
     ("remote_sensing", "archive"): "demo.n_places=24 demo.side=60 demo.seasons=1",
     ("audio_music", "scores"): "demo.n_train=2 demo.n_valid=1 demo.n_test=1 demo.n_unpaired=2 "
     "demo.n_performances=1 demo.engraver=plain demo.synthesizer=additive",
+    ("medical", "volumes"): "demo.patients=7 demo.voxel=9.0",
+    ("medical", "segmentation"): "demo.patients=7 demo.voxel=9.0",
     ("medical", "patches"): "demo.train=8 demo.valid=4 demo.test=4 demo.patients=6",
     ("medical", "slides"): "demo.train=2 demo.valid=1 demo.test=1 demo.n_classes=2 demo.regions=2 "
     "demo.width=700 demo.height=600",
@@ -53,6 +55,8 @@ SHORT = {
     "multistage_cl": "trainer.batch_size_global=8000 system.merge_small=true",
     "swav": "system.n_local_views=1 "
     "system.encoder={_target_:core.encoders.small_convolutions.PooledConvNet}",
+    "velvet_med": "size=tiny_volumes data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
+    "swin_unetr": "size=tiny_segmentation data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
     "uni": "size=tiny system.dim=24 system.depth=1 system.n_prototypes=16 system.hidden_dim=16 "
     "system.bottleneck_dim=8 task.augment.n_small=1",
     "audio_sheet": "system.width=4 system.channels=4 system.dim=4 system.pool=2 "

@@ -120,6 +120,13 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> None:
     Raises:
         DataError: a weight is missing, or the encoder is of another size.
     """
+    if not Path(path).exists():
+        raise DataError(
+            "no such file or folder",
+            path=path,
+            expected="a run of velvet_med, or weights of MONAI's Swin transformer",
+            fix=f"train one first: medical train system=velvet_med hydra.run.dir={path}",
+        )
     file = find_checkpoint(path)
     found: dict[str, Tensor] = {}
     for name, values in _weights(file).items():
