@@ -24,8 +24,6 @@ def draw_gallery(
         found: row and cosine, the nearest first.
         file: the PNG to write.
     """
-    from matplotlib.figure import Figure
-
     rows: list[tuple[int | None, str, str]] = []
     if isinstance(query, str):
         rows.append((None, "looked for", query))
@@ -34,12 +32,39 @@ def draw_gallery(
     for row, cosine in found:
         own = " (its own)" if row == query else ""
         rows.append((row, f"{data.ids[row]}, cosine {cosine:.3f}{own}", data.reports[row]))
-    heights = [_HEIGHT if row is not None else _HEIGHT / 4 for row, _, _ in rows]
+    _draw_rows(data, rows, file)
+
+
+def draw_written(data: Cases, cases: Sequence[int], written: Sequence[str], file: Path) -> None:
+    """Slices of cases, each with the report that a system wrote and the one of a person.
+
+    Args:
+        data: the cases.
+        cases: their rows.
+        written: what was written for each.
+        file: the PNG to write.
+    """
+    rows: list[tuple[int | None, str, str]] = []
+    for row, text in zip(cases, written, strict=True):
+        rows.append((row, f"{data.ids[row]}, as reported", data.reports[row]))
+        rows.append((None, "as written by the system", text))
+    _draw_rows(data, rows, file)
+
+
+def _draw_rows(data: Cases, rows: Sequence[tuple[int | None, str, str]], file: str | Path) -> None:
+    """Two slices of a case, where there is one, its title and its text; the first is the query."""
+    from matplotlib.figure import Figure
+
+    wrapped = [fill(" ".join(text.split()), _LETTERS).splitlines() for _, _, text in rows]
+    heights = [
+        _HEIGHT if row is not None else 0.45 + 0.14 * min(len(lines), _LINES)
+        for (row, _, _), lines in zip(rows, wrapped, strict=True)
+    ]
     figure = Figure(figsize=(_WIDTH, sum(heights)), facecolor="white")
     grid = figure.add_gridspec(
         len(rows), 3, width_ratios=(1, 1, 2.6), height_ratios=heights, wspace=0.04, hspace=0.25
     )
-    for place, (row, title, report) in enumerate(rows):
+    for place, (row, title, _) in enumerate(rows):
         color = _ASKED if place == 0 else _FOUND
         if row is not None:
             volume = data.whole(torch.tensor([row], device=data.splits["train"].device))
@@ -54,7 +79,7 @@ def draw_gallery(
         axes.axis("off")
         below = 0.3 / heights[place]
         axes.text(0.0, 1.0, title, fontsize=9, color=color, va="top", weight="bold")
-        lines = fill(" ".join(report.split()), _LETTERS).splitlines()
+        lines = wrapped[place]
         text = "\n".join(lines[:_LINES]) + (" ..." if len(lines) > _LINES else "")
         axes.text(0.0, 1.0 - below, text, fontsize=7.5, color=color, va="top")
     figure.savefig(file, dpi=100, bbox_inches="tight")
