@@ -41,6 +41,9 @@ SMALL = {
     "demo.n_performances=1 demo.engraver=plain demo.synthesizer=additive",
     ("medical", "volumes"): "demo.patients=7 demo.voxel=9.0",
     ("medical", "segmentation"): "demo.patients=7 demo.voxel=9.0",
+    ("medical", "questions"): "demo.patients=7 demo.voxel=9.0",
+    ("medical", "writing"): "demo.patients=7 demo.voxel=9.0",
+    ("medical", "region_features"): "demo.n_train=40 demo.n_valid=10 demo.n_test=10",
     ("medical", "patches"): "demo.train=8 demo.valid=4 demo.test=4 demo.patients=6",
     ("medical", "slides"): "demo.train=2 demo.valid=1 demo.test=1 demo.n_classes=2 demo.regions=2 "
     "demo.width=700 demo.height=600",
@@ -56,6 +59,9 @@ SHORT = {
     "swav": "system.n_local_views=1 "
     "system.encoder={_target_:core.encoders.small_convolutions.PooledConvNet}",
     "velvet_med": "size=tiny_volumes data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
+    "velvet_vqa": "size=tiny_questions data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
+    "velvet_reports": "size=tiny_writing data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3] "
+    "system.max_length=24",
     "swin_unetr": "size=tiny_segmentation data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
     "uni": "size=tiny system.dim=24 system.depth=1 system.n_prototypes=16 system.hidden_dim=16 "
     "system.bottleneck_dim=8 task.augment.n_small=1",
