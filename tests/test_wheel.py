@@ -69,7 +69,7 @@ def test_holds_the_six_packages_and_their_configs(wheel: Path) -> None:
         ("recsys systems", "bm3"),
         ("recsys --help", "data demo"),
         ("har systems", "har_hard_negatives"),
-        ("medical systems", "medical has no method yet"),
+        ("medical systems", "velvet_med"),
         ("remote-sensing systems", "croma"),
         ("audio-music systems", "audio-music has no method yet"),
         ("consilience systems", "lightgcn"),
