@@ -225,15 +225,19 @@ def random_windows(
 
 
 def side_by_side(chips: Sequence[Chip]) -> list[list[Chip]]:
-    """Chips that are read in one go: those of a small scene, or a row of those of a large one."""
+    """Chips that are read in one go: those of a small scene, or some rows of a large one."""
     groups: list[list[Chip]] = []
     for _, of in groupby(chips, key=lambda chip: id(chip.scene)):
-        own = list(of)
-        rows = [own]
-        if len(own) > _AT_A_TIME:
-            rows = [list(row) for _, row in groupby(own, key=lambda chip: chip.row)]
-        for row in rows:
-            groups += [row[i : i + _AT_A_TIME] for i in range(0, len(row), _AT_A_TIME)]
+        own: list[Chip] = []
+        for _, row in groupby(of, key=lambda chip: chip.row):
+            own += row
+            while len(own) >= 2 * _AT_A_TIME:
+                groups.append(own[:_AT_A_TIME])
+                own = own[_AT_A_TIME:]
+            if len(own) >= _AT_A_TIME:
+                groups.append(own)
+                own = []
+        groups += [own] if own else []
     return groups
 
 
