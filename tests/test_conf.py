@@ -37,6 +37,8 @@ SMALL = {
     ("remote_sensing", "chips"): "demo.n_unlabelled=60 demo.n_labelled=60 demo.n_valid=30 "
     "demo.n_test=30 demo.n_larger=4",
     ("remote_sensing", "archive"): "demo.n_places=24 demo.side=60 demo.seasons=1",
+    ("audio_music", "audio"): "demo.source=chords demo.synthesizer=additive demo.pieces=10 "
+    "demo.clips=3",
     ("audio_music", "scores"): "demo.n_train=2 demo.n_valid=1 demo.n_test=1 demo.n_unpaired=2 "
     "demo.n_performances=1 demo.engraver=plain demo.synthesizer=additive",
     ("medical", "volumes"): "demo.patients=7 demo.voxel=9.0",
@@ -65,6 +67,8 @@ SHORT = {
     "swin_unetr": "size=tiny_segmentation data.spacing=[9.0,9.0,9.0] data.ratios=[0.4,0.3,0.3]",
     "uni": "size=tiny system.dim=24 system.depth=1 system.n_prototypes=16 system.hidden_dim=16 "
     "system.bottleneck_dim=8 task.augment.n_small=1",
+    "mert": "size=tiny task.labels=[pitch_classes]",
+    "log_mel": "task.labels=[pitch_classes]",
     "audio_sheet": "system.width=4 system.channels=4 system.dim=4 system.pool=2 "
     "system.audio={epochs:1,snippets:4,batch_size:4} "
     "system.sheet={epochs:1,snippets:4,batch_size:4}",
@@ -78,7 +82,7 @@ TWO_STEPS = (
 )
 # Readers without a generator, and the data whose files they can read.
 READ_ONLY = {("core", "table"): "digits_demo"}
-BUILT = {"core", "recsys", "har", "remote_sensing"}
+BUILT = {"core", "recsys", "har", "remote_sensing", "audio_music"}
 
 
 def _program(domain: str) -> str:
