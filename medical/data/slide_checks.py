@@ -1,5 +1,6 @@
 """Slides checked before an hour is spent on them."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,12 +49,13 @@ def check_slides(
     with found.going_on():
         slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found)
     # A slide that is truncated may be no slide at all to openslide: once is enough.
-    named: set[str] = set()
-    found.problems[:] = [
-        p
-        for p in found.problems
-        if str(p.path) not in named or named.add(str(p.path))  # type: ignore[func-returns-value]
-    ]
+    of_file = {
+        str(problem.path) if Path(str(problem.path)).suffix.lower() in SUFFIXES else str(problem): (
+            problem
+        )
+        for problem in reversed(found.problems)
+    }
+    found.problems[:] = [problem for problem in found.problems if problem in of_file.values()]
     counts = []
     for slide in slides:
         if str(slide.path) in broken:
@@ -98,6 +100,8 @@ def refuse_truncated(file: Path) -> None:
     if file.suffix.lower() not in _TIFF:
         return
     there = file.stat().st_size
+    # What it logs is said below.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(file) as tiff:
             ends = [

@@ -92,11 +92,16 @@ def opened(path: Path):  # noqa: ANN201 - openslide is imported when the first s
     Raises:
         DataError: openslide cannot read it.
     """
-    return _handle(str(path), os.getpid())
+    try:
+        written = os.stat(path).st_mtime_ns
+    except OSError:
+        written = 0
+    return _handle(str(path), written, os.getpid())
 
 
 @lru_cache(maxsize=_OPEN_SLIDES)
-def _handle(path: str, process: int):  # noqa: ANN202 - handles must not outlive a fork
+def _handle(path: str, written: int, process: int):  # noqa: ANN202
+    # A handle must outlive neither a fork nor another file of the same name.
     import openslide
 
     try:

@@ -63,7 +63,7 @@ class Slide:
 class Slides(Patches):
     """Patches of slides; a split's rows are those that are learned from or stand for it.
 
-    Their ids are `SLIDE@X,Y`, the upper left corner at level 0. Their label `slide` is that of
+    Their ids are `SLIDE@X-Y`, the upper left corner at level 0. Their label `slide` is that of
     their slide.
 
     Attributes:
@@ -173,7 +173,7 @@ def load_slides(
         {"slide": torch.tensor([slides[n].label for n in slide_of.tolist()])} if classes else {},
         splits,
         [
-            f"{slides[n].id}@{x},{y}"
+            f"{slides[n].id}@{x}-{y}"
             for n, (x, y) in zip(slide_of.tolist(), places.tolist(), strict=True)
         ],
         {"slide": classes} if classes else {},
