@@ -2,14 +2,19 @@
 
 NT-Xent over 2B views, Adam, the rate halved when the MRR between the two views of held-out snippets
 no longer rises, and the best weights by that MRR. It ends before the first step of fine-tuning, so
-that both arms of a comparison have the same fine-tuning. What it found is kept in the user's cache:
-a run that is started again with the same data, weights and settings begins where it ended.
+that both arms of a comparison have the same fine-tuning. What it found is kept in the user's cache,
+after every epoch: a run that is started again with the same data, weights and settings goes on
+where it was stopped, to the same weights, or begins with the encoders that it had finished.
 """
 
+import contextlib
 import math
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,12 +23,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from core.augment.draws import Draws
-from core.data.cache import cached
+from core.data.cache import cache_folder, cached
 from core.data.checks import DataError
 from core.evaluation.retrieval import retrieval
 from core.losses import nt_xent
 
 Views = Callable[[Draws], Float[Tensor, "2 batch ..."]]
+_CACHE = "audio_sheet_pretraining"
 _VERSION = 1  # of what is computed here, for the cache
 _JUDGES = 1024  # held-out snippets, at most
 _WEIGHT_DECAY, _LOWEST = 1e-5, 1e-6
@@ -34,7 +40,7 @@ class Stage:
     """How one modality is pre-trained; an epoch is `snippets` random ones.
 
     Attributes:
-        epochs: all of them, unless the rate has nowhere to fall to.
+        epochs: all of them; the best by MRR is taken.
         snippets: of an epoch.
         batch_size: snippets of a step, each with two views.
         lr: of Adam.
@@ -118,9 +124,8 @@ def pretrain(
     for name, tensor in models.state_dict().items():
         weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     key = f"{_VERSION} {asdict(stage)} {seed} {fingerprint} {weights.hexdigest()} {device.type}"
-    state, was_there = cached(
-        "audio_sheet_pretraining", key, lambda: _trained(models, views, stage, seed)
-    )
+    partial = cache_folder() / _CACHE / f"{sha256(key.encode()).hexdigest()[:32]}.partial"
+    state, was_there = cached(_CACHE, key, lambda: _trained(models, views, stage, seed, partial))
     mrr = float(state.pop("mrr"))
     models.load_state_dict(state)
     models.train()  # as it came: fine-tuning goes on with the batch's own statistics
@@ -128,16 +133,25 @@ def pretrain(
 
 
 def _trained(
-    models: nn.ModuleDict, views: Mapping[str, tuple[Views, Views]], stage: Stage, seed: int
+    models: nn.ModuleDict,
+    views: Mapping[str, tuple[Views, Views]],
+    stage: Stage,
+    seed: int,
+    partial: Path,
 ) -> dict[str, Tensor]:
-    """The best weights and their `mrr`."""
+    """The best weights and their `mrr`; what is there after each epoch is kept in `partial`."""
     optimizer = torch.optim.Adam(models.parameters(), stage.lr, weight_decay=_WEIGHT_DECAY)
     plateau = ReduceLROnPlateau(
         optimizer, mode="max", factor=0.5, patience=stage.patience, min_lr=_LOWEST
     )
     steps = max(1, stage.snippets // stage.batch_size)
     best = {"mrr": torch.tensor(-math.inf)}
-    for epoch in range(stage.epochs):
+    done = _read(partial)
+    if done is not None:
+        best = done["best"]
+        for part, kept in ((models, "models"), (optimizer, "optimizer"), (plateau, "plateau")):
+            part.load_state_dict(done[kept])
+    for epoch in range(0 if done is None else done["epochs"], stage.epochs):
         models.train()
         for step in range(steps):
             draws = _draws(models, stage.batch_size, 1 + seed * 1_000_003 + epoch * steps + step)
@@ -160,7 +174,37 @@ def _trained(
         if mrr > float(best["mrr"]):
             state = {name: tensor.detach().clone() for name, tensor in models.state_dict().items()}
             best = state | {"mrr": torch.tensor(mrr)}
+        _keep(
+            partial,
+            {
+                "epochs": epoch + 1,
+                "best": best,
+                "models": models.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "plateau": plateau.state_dict(),
+            },
+        )
+    partial.unlink(missing_ok=True)
     return best
+
+
+def _read(partial: Path) -> dict[str, Any] | None:
+    try:
+        return torch.load(partial, weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError):
+        return None  # not there, or cut off
+
+
+def _keep(partial: Path, state: dict[str, Any]) -> None:
+    temporary = partial.with_name(f"{partial.name}.{uuid.uuid4().hex[:8]}")
+    # As with the cache, a full disk must not stop a training.
+    with contextlib.suppress(OSError):
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, temporary)
+            temporary.replace(partial)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from audio_music.data.scores import SheetMusic, load_scores
 from audio_music.sheet_task import SheetRetrieval
+from audio_music.systems import audio_sheet_pretraining
 from audio_music.systems.audio_sheet import AudioSheet, FrameAttention, SnippetEncoder
 from core.data.checks import DataError
 from tests.audio_music.scores import ENCODERS
@@ -72,6 +73,34 @@ def test_pre_training_is_computed_once(
     norm = first.encoders["audio"].blocks[1]
     assert norm.running_mean.abs().sum() > 0
     assert torch.equal(norm.running_mean, again.encoders["audio"].blocks[1].running_mean)
+
+
+def test_pre_training_that_was_cut_off_goes_on_exactly(
+    data: SheetMusic, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    judge, calls = audio_sheet_pretraining._between_views, []
+
+    def stopped(*arguments: object) -> float:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return judge(*arguments)
+
+    found = []
+    for name in ("whole", "cut"):
+        monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / name))
+        stage = FEW | {"epochs": 4, "patience": 1}
+        if name == "cut":
+            monkeypatch.setattr(audio_sheet_pretraining, "_between_views", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                built(data, pretrain="sheet", sheet=stage).prepare(data)
+            (partial,) = tmp_path.glob("cut/*/*.partial")
+        system = built(data, pretrain="sheet", sheet=stage)
+        system.prepare(data)
+        found.append(weights(system, "sheet"))
+    assert torch.equal(*found)
+    assert len(calls) == 3 + 2  # two epochs were done, one was lost
+    assert not partial.exists()
 
 
 def test_pre_training_brings_views_of_a_snippet_together(
