@@ -37,6 +37,8 @@ def check_recordings(
     path: str | Path,
     format: str = "auto",
     pattern: str | None = None,
+    codes: str | None = None,
+    label_rate: float = 75.0,
     rate: int = 24000,
     seconds: float = 5.0,
     min_seconds: float = 0.1,
@@ -56,11 +58,12 @@ def check_recordings(
     """
     findings = Findings(strict=False)
     try:
-        entries = find_entries(path, format, pattern)
+        entries = find_entries(path, format, pattern, codes)
         recordings = read_recordings(
             entries,
             findings,
             str(path),
+            label_rate=label_rate,
             rate=rate,
             seconds=seconds,
             min_seconds=min_seconds,

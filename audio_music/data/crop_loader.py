@@ -83,12 +83,16 @@ class CropLoader:
                 windows = [self.crops.window(rows[0])]
             raw = self.data.raw(windows, self.crops.size)
             raw["row"] = torch.tensor([window.row for window in windows], device=self.data.device)
+            if self.data.codes:
+                coded = torch.stack([self.data.codes_of(window) for window in windows])
+                raw["codes"] = coded.to(self.data.device)
             raw = {name: column[: share.stop - share.start] for name, column in raw.items()}
             yield self._prepared(raw, self.order.draws(share, self.data.device))
 
     def _prepared(self, raw: Batch, draws: Draws) -> Batch:
         data = self.data
         batch = data.at_rate(raw, data.crop, data.pads)
+        batch |= {"codes": raw["codes"]} if "codes" in raw else {}
         batch["index"] = self.index[raw["row"]]
         if self.label is not None and self.label.numbers is not None:
             batch["label"] = self.label.numbers[raw["row"]]
@@ -133,7 +137,8 @@ class _Crops(Dataset[Batch]):
         wave = torch.zeros(self.size, dtype=self.data.dtype)
         wave[: window.count] = self.data.decode(window)
         rate = self.data.clips[window.row].rate
-        return {"wave": wave} | {
+        coded = {"codes": self.data.codes_of(window)} if self.data.codes else {}
+        return {"wave": wave, **coded} | {
             name: torch.tensor(value)
             for name, value in (("count", window.count), ("rate", rate), ("row", window.row))
         }

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from audio_music.data.audio_files import SUFFIXES, Source
+from audio_music.data.code_files import read_codes
 from core.data.checks import DataError
 from core.data.tar_members import tar_members
 
@@ -50,6 +53,7 @@ class Entry:
         split: train, valid or test, where said.
         group: of recordings that must not be in two splits: artist, speaker, piece.
         labels: name -> what is said; None where nothing is.
+        codes: (time, codebooks) of an acoustic teacher, where they were computed before.
     """
 
     name: str
@@ -59,9 +63,12 @@ class Entry:
     split: str | None = None
     group: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
+    codes: np.ndarray | None = None
 
 
-def find_entries(path: str | Path, format: str = "auto", pattern: str | None = None) -> list[Entry]:
+def find_entries(
+    path: str | Path, format: str = "auto", pattern: str | None = None, codes: str | None = None
+) -> list[Entry]:
     """All recordings of a folder or of a manifest, in the order of the files.
 
     Args:
@@ -69,6 +76,7 @@ def find_entries(path: str | Path, format: str = "auto", pattern: str | None = N
         format: one of `FORMATS`, or `auto`, which goes by what lies there.
         pattern: regular expression for the names of files without suffix; its named groups are
             labels, and one called `group` is the group.
+        codes: name of code files beside fairseq's manifests, see `audio_music.data.code_files`.
 
     Raises:
         DataError: nothing is there, a manifest cannot be read, or two recordings have one name.
@@ -80,9 +88,15 @@ def find_entries(path: str | Path, format: str = "auto", pattern: str | None = N
         format = _format_of(root)
     if format not in FORMATS:
         raise DataError(f"data.format={format}", expected=f"auto, {', '.join(FORMATS)}")
-    find = {"fairseq": _fairseq, "jsonl": _jsonl, "maestro": _maestro, "shards": _shards}
-    reader = find.get(format)
-    entries = list(reader(root)) if reader else list(_in_folder(root, format, pattern))
+    if codes is not None and format != "fairseq":
+        raise DataError(f"data.codes={codes} beside {format}", expected="manifests of fairseq")
+    find = {"jsonl": _jsonl, "maestro": _maestro, "shards": _shards}
+    if format == "fairseq":
+        entries = list(_fairseq(root, codes))
+    elif format in find:
+        entries = list(find[format](root))
+    else:
+        entries = list(_in_folder(root, format, pattern))
     if not entries:
         raise DataError("names no recording", path=root, expected=", ".join(SUFFIXES))
     seen: set[str] = set()
@@ -123,9 +137,10 @@ def _split_of(file: Path) -> str | None:
     return next((_SPLITS[part] for part in parts if part in _SPLITS), None)
 
 
-def _fairseq(root: Path) -> Iterator[Entry]:
+def _fairseq(root: Path, codes: str | None) -> Iterator[Entry]:
     for file in _files(root, ".tsv"):
         lines = file.read_text().splitlines()
+        coded = None if codes is None else read_codes(file, codes, len(lines) - 1)
         folder = Path(lines[0].strip()) if lines else Path()
         if not lines or "\t" in lines[0]:
             raise DataError("no folder", path=file, line=1, expected="the folder of all paths")
@@ -138,7 +153,9 @@ def _fairseq(root: Path) -> Iterator[Entry]:
                 )
             said = {"frames": int(samples)}
             source = Source(folder / name)
-            yield Entry(name, source, f"{file}:{number}", said, _split_of(file))
+            place, split = f"{file}:{number}", _split_of(file)
+            own = None if coded is None else coded[number - 2]
+            yield Entry(name, source, place, said, split, codes=own)
 
 
 def _jsonl(root: Path) -> Iterator[Entry]:

@@ -10,6 +10,7 @@ import torch
 
 from audio_music.data.audio_files import not_mono, read_header
 from audio_music.data.audio_splits import split_entries
+from audio_music.data.code_files import TOLERANCE, expected_frames, same_codebooks
 from audio_music.data.labels import make_label
 from audio_music.data.manifests import Entry, find_entries
 from audio_music.data.recordings import Clip, Recordings, Window
@@ -23,6 +24,8 @@ def load_recordings(
     path: str | Path,
     format: str = "auto",
     pattern: str | None = None,
+    codes: str | None = None,
+    label_rate: float = 75.0,
     rate: int = 24000,
     seconds: float = 5.0,
     min_seconds: float = 0.1,
@@ -42,6 +45,8 @@ def load_recordings(
         path: folder or manifest, see `audio_music.data.manifests`.
         format: which of its formats; `auto` goes by what lies there.
         pattern: regular expression for names of files, whose named groups are labels.
+        codes: name of code files beside fairseq's manifests, which take the teacher's place.
+        label_rate: codes a second.
         rate: samples a second of the model; files of other rates are resampled on the device.
         seconds: length of training crops and of the windows of evaluation.
         min_seconds: shorter recordings are left out.
@@ -58,11 +63,12 @@ def load_recordings(
     Raises:
         DataError: nothing is there, a file cannot be read, or files are not as was said.
     """
-    entries = find_entries(path, format, pattern)
+    entries = find_entries(path, format, pattern, codes)
     return read_recordings(
         entries,
         Findings(),
         str(path),
+        label_rate=label_rate,
         rate=rate,
         seconds=seconds,
         min_seconds=min_seconds,
@@ -94,6 +100,7 @@ def read_recordings(
     findings: Findings,
     place: str,
     *,
+    label_rate: float,
     rate: int,
     seconds: float,
     min_seconds: float,
@@ -114,6 +121,7 @@ def read_recordings(
     for entry in entries:
         with findings.going_on():
             clip, is_whole = read_clip(entry, file_rate, downmix)
+            _check_codes(entry, clip, label_rate)
             if clip.frames < min_seconds * clip.rate:
                 short.append(entry.name)
                 continue
@@ -136,7 +144,10 @@ def read_recordings(
         downmix,
         workers,
         torch.device("cpu"),
+        codes=tuple(entry.codes for entry in kept if entry.codes is not None),
+        label_rate=label_rate,
     )
+    same_codebooks(recordings.codes, place)
     size = sum(clip.frames for clip in recordings.clips) * recordings.dtype.itemsize
     if findings.strict and size <= resident_mib * _MIB:
         everything = [Window(row, 0, c.frames) for row, c in enumerate(recordings.clips)]
@@ -147,6 +158,20 @@ def read_recordings(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return recordings.to(torch.device(device))
+
+
+def _check_codes(entry: Entry, clip: Clip, label_rate: float) -> None:
+    """Refuses codes that are not of the recording's length."""
+    if entry.codes is None:
+        return
+    expected = expected_frames(clip.frames, clip.rate, label_rate)
+    if abs(len(entry.codes) - expected) > TOLERANCE:
+        raise DataError(
+            f"{len(entry.codes)} codes for {clip.frames / clip.rate:.2f} s of audio",
+            path=entry.place,
+            expected=f"{expected}, {label_rate:g} a second",
+            fix="are they of this file, and is data.label_rate right?",
+        )
 
 
 def read_clip(entry: Entry, file_rate: int | None, downmix: bool) -> tuple[Clip, bool]:

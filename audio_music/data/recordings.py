@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from audio_music.data.audio_files import Source, read_samples
+from audio_music.data.code_files import cut_codes
 from audio_music.data.labels import Label
 from core.data.checks import DataError
 
@@ -65,6 +66,8 @@ class Recordings:
         workers: processes or threads that decode.
         device: of the batches.
         resident: all samples one recording after the other, on the device; None: in the files.
+        codes: (time, codebooks) of each recording from an acoustic teacher; empty: there are none.
+        label_rate: codes a second.
     """
 
     clips: tuple[Clip, ...]
@@ -77,6 +80,8 @@ class Recordings:
     workers: int
     device: torch.device
     resident: Tensor | None = None
+    codes: tuple[np.ndarray, ...] = ()
+    label_rate: float = 75.0
 
     @property
     def ids(self) -> list[str]:
@@ -116,6 +121,12 @@ class Recordings:
         starts = range(0, clip.frames, size)
         windows = [Window(row, start, min(size, clip.frames - start)) for start in starts]
         return [w for w in windows if w.count >= size / 4] or windows[:1]
+
+    def codes_of(self, window: Window) -> Tensor:
+        """(frames, codebooks) int64 codes of a training crop, -1 beyond the recording's end."""
+        start = round(window.start * self.label_rate / self.clips[window.row].rate)
+        frames = round(self.crop * self.label_rate / self.rate)
+        return torch.from_numpy(cut_codes(self.codes[window.row], start, frames)).long()
 
     def decode(self, window: Window) -> Tensor:
         """The samples of a window as they lie in the file, on the CPU.
@@ -241,6 +252,7 @@ class Recordings:
             labels={name: label.take(kept) for name, label in self.labels.items()},
             splits={s: new_row[self.splits[s]] for s in ("train", "valid")} | {"test": kept[:0]},
             resident=resident,
+            codes=tuple(self.codes[row] for row in kept.tolist()) if self.codes else (),
         )
 
     def digest(self) -> str:
@@ -249,6 +261,7 @@ class Recordings:
         for row, clip in enumerate(self.clips):
             labels = [label.describe(row) for label in self.labels.values()]
             total.update(f"{clip.name} {clip.frames} {clip.rate} {labels}".encode())
+            total.update(self.codes[row].tobytes() if self.codes else b"")
         for name in sorted(self.splits):
             total.update(f"{name} {self.splits[name].tolist()}".encode())
         if self.resident is not None:

@@ -104,6 +104,35 @@ class KMeansTeacher(nn.Module):
         return patches.flatten(2)
 
 
+class GivenCodes(nn.Module):
+    """Codes that were computed before and come with the recordings (`data.codes`).
+
+    Args:
+        rate: of the waves, in Hz.
+        hop: samples of a frame.
+        codebooks: number of levels K.
+        codes: entries of each.
+    """
+
+    def __init__(self, rate: int, hop: int, codebooks: int = 8, codes: int = 1024) -> None:
+        super().__init__()
+        self.codebooks, self.codes = codebooks, codes
+
+    def fit(self, waves: Iterable[Float[Tensor, "batch samples"]]) -> None:
+        """There is nothing to learn."""
+
+    def encode(self, wave: Float[Tensor, "batch samples"]) -> Int64[Tensor, "batch time codebooks"]:
+        """Refuses: waves without codes have none.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            "recordings without codes",
+            fix="name their files, data.codes=encodec, or choose another system.teacher",
+        )
+
+
 class AutoencoderTeacher(nn.Module):
     """A small convolutional autoencoder with residual codebooks that follow its frames.
 

@@ -32,6 +32,7 @@ from audio_music.data.cqt import CQT
 from audio_music.systems.code_teachers import CodeTeacher
 from core.augment.draws import Draws
 from core.build import build_part
+from core.data.checks import DataError
 from core.distributed import all_reduce_sum, global_mean
 from core.encoders.span_masks import span_masks
 from core.encoders.waveform import CONVOLUTIONS, WaveEncoder
@@ -149,7 +150,21 @@ class MERT(System):
         self._shown: Batch = {}
 
     def prepare(self, data: Any) -> None:  # noqa: ANN401 - `audio_music.data.recordings.Recordings`
-        """Reads published weights where they are named, and lets the teacher learn."""
+        """Reads published weights where they are named, and lets the teacher learn.
+
+        Raises:
+            DataError: the weights are of another size, or the data bring codes that are not those
+                of the teacher.
+        """
+        for codes in data.codes:
+            books, largest = codes.shape[1], int(codes.max(initial=0))
+            if books != self.teacher.codebooks or largest >= self.teacher.codes:
+                raise DataError(
+                    f"codes up to {largest} of {books} codebooks come with the recordings",
+                    expected=f"{self.teacher.codes} codes of {self.teacher.codebooks} codebooks",
+                    fix="system.teacher={_target_: audio_music.systems.code_teachers.GivenCodes, "
+                    f"codebooks: {books}, codes: N}}",
+                )
         if self.weights is not None:
             from audio_music.systems.mert_weights import load_published
 
@@ -181,7 +196,8 @@ class MERT(System):
         """Eq. 2 summed over the codebooks, eq. 3 and the penalty, a masked frame."""
         wave, samples = batch["wave"], batch.get("samples")
         # Both teachers hear the clean wave.
-        codes, cqt = self.teacher.encode(wave), self.cqt(wave)
+        codes = batch["codes"] if "codes" in batch else self.teacher.encode(wave)
+        cqt = self.cqt(wave)
         if self.mixture:
             longest = min(self.mixture_samples[1], wave.shape[1])
             wave = mixed(wave, batch["mixture"], longest, self.mixture_volume)
@@ -190,7 +206,8 @@ class MERT(System):
         self.latest = {"features": _mean(last.detach(), found.valid)}
         self._shown = {name: column[:1].detach() for name, column in batch.items()}
         n_frames = min(last.shape[1], codes.shape[1])
-        frames = batch["mask"][:, :n_frames]
+        codes = codes[:, :n_frames]
+        frames = batch["mask"][:, :n_frames] & (codes >= 0).all(-1)
         if found.valid is not None:
             frames = frames & found.valid[:, :n_frames]
         return masked_prediction(
@@ -199,7 +216,7 @@ class MERT(System):
             self.code_projection,
             self.codes,
             self.cqt_head,
-            codes[:, :n_frames],
+            codes,
             cqt[:, :n_frames],
             frames,
             found.valid,

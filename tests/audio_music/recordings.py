@@ -36,6 +36,8 @@ TINY = {
 class Tones:
     """Stands for a data set that teachers learn from."""
 
+    codes = ()
+
     def training_waves(self, n_clips: int, seed: int = 0) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         time = torch.arange(RATE) / RATE
@@ -56,3 +58,18 @@ def write_tones(folder: Path, n: int = 6, seconds: float = 0.5, rate: int = RATE
     for number in range(n):
         wave = tone(seconds, 220 * 2 ** (number / 12), rate)
         soundfile.write(folder / f"tone_{number}.wav", wave, rate, subtype="PCM_16")
+
+
+def _override(key: str, value: object) -> str:
+    text = str(value).replace(" ", "").replace("'", "")
+    return f"system.{key}={text}"
+
+
+# What makes the commands train that system on one-second clips at 8 kHz.
+COMMAND = " ".join(
+    [
+        "data.rate=8000 trainer.accelerator=cpu trainer.batch_size_global=14 optimizer.lr=0.002",
+        "trainer.log_every_n_steps=1",
+        *(_override(key, value) for key, value in TINY.items()),
+    ]
+)
