@@ -104,7 +104,10 @@ class VolumesAndReports:
             batch = batch | tokens.rows(batch["row"]) | {"index": batch["row"]}
             return batch | system.draw(batch, draws)
 
-        return case_loader(data, "train", batch_size, seed, rank, world_size, prepare)
+        # A last batch of one pair would hold no wrong one.
+        return case_loader(
+            data, "train", batch_size, seed, rank, world_size, prepare, drop_last=True
+        )
 
     def has_split(self, data: Cases, split: str) -> bool:
         """Whether the split has two cases, of which one can be found."""

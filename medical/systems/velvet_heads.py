@@ -1,9 +1,9 @@
 """The contrast of VELVET-Med (arXiv 2508.12108) on features of frozen encoders.
 
 For those who have features of regions and of sentences or words, and for the question what the
-local contrast learns by itself: the report contrast sees means over projected regions and units,
-the local contrast which unit belongs to which region. Both have projections of their own, with one
-hidden layer.
+local contrast learns by itself. A hidden layer a modality takes the place of the encoder that both
+contrasts share; as in VELVET-Med each level then has a linear projection of its own, of the mean
+over regions or units for the report contrast, of each of them for the local one.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.data.checks import DataError
-from core.encoders.mlp import ProjectionHead
 from core.losses import local_attention, local_contrast, local_similarity
 from core.losses.score_contrast import score_contrast
 from core.trainers.system import Batch, System
@@ -23,7 +22,7 @@ OBJECTIVES = ("report", "local")
 
 
 class VelvetHeads(System):
-    """Projections of regions and units, of volumes and reports.
+    """A hidden layer for regions and one for units, and projections of parts and of wholes.
 
     A sample has `regions` (S, D) and `units` (L, E); `exists` (L), 1 where there is a unit, where
     reports are of different lengths.
@@ -33,7 +32,7 @@ class VelvetHeads(System):
         n_train: training samples; not used.
         n_classes: of labels; not used.
         objectives: report, local or both.
-        hidden: width within the projections.
+        hidden: width of the layer that both contrasts share.
         projection: width of the spaces of comparison.
         temperature: of the report contrast at the start; learned.
         label_smoothing: of the report contrast.
@@ -71,9 +70,14 @@ class VelvetHeads(System):
         self.shapes, self.objectives = shapes, frozenset(objectives)
         self.label_smoothing = label_smoothing
         widths = {name: shapes[name][1] for name in ("regions", "units")}
-        # Untrained ones too: what they find is chance.
-        self.of_cases = _heads(widths, hidden, projection)
-        self.of_parts = _heads(widths, hidden, projection)
+        self.hidden = nn.ModuleDict(
+            {name: nn.Sequential(nn.Linear(w, hidden), nn.ReLU()) for name, w in widths.items()}
+        )
+        # Those of an objective that is left out stay untrained: what they find is near chance.
+        self.of_cases, self.of_parts = (
+            nn.ModuleDict({name: nn.Linear(hidden, projection) for name in widths})
+            for _ in range(2)
+        )
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,8 +106,8 @@ class VelvetHeads(System):
     @torch.no_grad()
     def local_scores(self, volumes: Batch, reports: Batch) -> Float[Tensor, "volumes reports"]:
         """`local_similarity` of all volumes with all reports."""
-        regions = self.of_parts["regions"](volumes["regions"])
-        units = self.of_parts["units"](reports["units"])
+        regions = self._part("regions", volumes)
+        units = self._part("units", reports)
         return local_similarity(regions, units, _exists(reports))
 
     @torch.no_grad()
@@ -113,19 +117,20 @@ class VelvetHeads(System):
 
     def _cases(self, batch: Batch) -> tuple[Tensor, Tensor]:
         exists = _exists(batch)[:, :, None]
-        units = self.of_cases["units"](batch["units"]) * exists
-        volumes = self.of_cases["regions"](batch["regions"]).mean(1)
-        reports = units.sum(1) / exists.sum(1).clamp(min=1)
-        return unit_vectors(volumes), unit_vectors(reports)
+        regions = self.hidden["regions"](batch["regions"]).mean(1)
+        units = (self.hidden["units"](batch["units"]) * exists).sum(1)
+        units = units / exists.sum(1).clamp(min=1)
+        return (
+            unit_vectors(self.of_cases["regions"](regions)),
+            unit_vectors(self.of_cases["units"](units)),
+        )
+
+    def _part(self, name: str, batch: Batch) -> Tensor:
+        projected: Tensor = self.of_parts[name](self.hidden[name](batch[name]))
+        return projected
 
     def _parts(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.of_parts["regions"](batch["regions"]), self.of_parts["units"](batch["units"])
-
-
-def _heads(widths: dict[str, int], hidden: int, projection: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {name: ProjectionHead(width, hidden, projection) for name, width in widths.items()}
-    )
+        return self._part("regions", batch), self._part("units", batch)
 
 
 def _exists(batch: Batch) -> Bool[Tensor, "batch units"]:
