@@ -1,4 +1,4 @@
-"""Forward and backward of InfoNCE and NT-Xent against the plain matrix and against peers."""
+"""Forward and backward of contrastive losses against the plain matrix and against peers."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.race import interleaved, median_and_spread, paired_ratio, peer
-from core.losses import info_nce, nt_xent
+from core.losses import barlow_twins, dcl, info_nce, koleo, nt_xent, siglip, supcon, vicreg
 from core.report import print_table
 
 DIM, TEMPERATURE = 256, 0.1
@@ -66,20 +66,22 @@ def step(loss: Loss, a: Tensor, b: Tensor) -> Callable[[], None]:
     return run
 
 
-def race(name: str, ours: dict[str, Loss], others: dict[str, Loss], largest: int) -> None:
+def race(
+    name: str, ours: dict[str, Loss], others: dict[str, Loss], largest: int, smallest: int = 1
+) -> None:
     """Prints the seconds of all, and how much slower than ours the others are."""
     rows = []
-    for batch in (b for b in (256, 1024, 4096, 32768) if b <= largest):
+    for batch in (b for b in (256, 1024, 4096, 32768) if smallest <= b <= largest):
         generator = torch.Generator().manual_seed(0)
         a, b = torch.randn(2, batch, DIM, generator=generator).unbind()
         a, b = a.requires_grad_(), b.requires_grad_()
         # 32,768 rows squared are 4 GiB, of which plain versions hold several.
         racing = {**ours, **(others if batch < 32768 else {})}
-        if batch > _LARGEST_OF_ALL_PAIRS:
+        if name == "NT-Xent" and batch > _LARGEST_OF_ALL_PAIRS:
             racing.pop("pytorch-metric-learning", None)
         values = {n: float(loss(a, b).detach()) for n, loss in racing.items()}
         reference = next(iter(values.values()))
-        wrong = {n for n, value in values.items() if abs(value - reference) > 1e-3 * reference}
+        wrong = {n for n, v in values.items() if abs(v - reference) > 1e-3 * abs(reference)}
         repeats = 15 if batch <= 1024 else 5 if batch < 32768 else 1
         times = interleaved({n: step(loss, a, b) for n, loss in racing.items()}, repeats)
         first = next(iter(times))
@@ -96,8 +98,47 @@ def race(name: str, ours: dict[str, Loss], others: dict[str, Loss], largest: int
     print_table(rows, f"{name}, forward and backward, {DIM}-d float32, median (least to most)")
 
 
+def race_others() -> None:
+    """What else peers have, at 1,024 rows."""
+    lightly, metric = peer("lightly.loss"), peer("pytorch_metric_learning.losses")
+    open_clip = peer("open_clip.loss")
+    labels = torch.arange(1024) % 100
+    races: dict[str, tuple[Loss, dict[str, Loss]]] = {
+        "SigLIP": (lambda a, b: siglip(a, b), {}),
+        "DCL": (lambda a, b: dcl(a, b, TEMPERATURE), {}),
+        "SupCon, 100 classes": (
+            lambda a, b: supcon(
+                torch.stack([a, b]), labels, TEMPERATURE, base_temperature=TEMPERATURE
+            ),
+            {},
+        ),
+        "Barlow Twins": (lambda a, b: barlow_twins(a, b), {}),
+        "VICReg": (lambda a, b: vicreg(a, b), {}),
+        "KoLeo": (lambda a, b: koleo(a) + koleo(b), {}),
+    }
+    if open_clip is not None:
+        pairs = open_clip.SigLipLoss()
+        races["SigLIP"][1]["open_clip"] = lambda a, b: pairs(
+            normalize(a, dim=1), normalize(b, dim=1), 10.0, -10.0
+        )
+    if metric is not None:
+        classes = metric.SupConLoss(TEMPERATURE)
+        races["SupCon, 100 classes"][1]["pytorch-metric-learning"] = lambda a, b: classes(
+            torch.cat([a, b]), labels.repeat(2)
+        )
+    if lightly is not None:
+        spread = lightly.KoLeoLoss()
+        races["DCL"][1]["lightly"] = lightly.DCLLoss(TEMPERATURE)
+        races["Barlow Twins"][1]["lightly"] = lightly.BarlowTwinsLoss()
+        races["VICReg"][1]["lightly"] = lightly.VICRegLoss()
+        races["KoLeo"][1]["lightly"] = lambda a, b: spread(a) + spread(b)
+    for name, (ours, others) in races.items():
+        if others:
+            race(name, {"ours": ours}, others, 1024, smallest=1024)
+
+
 def main() -> None:
-    """Races both losses up to the batch of the command line."""
+    """Races InfoNCE and NT-Xent up to the batch of the command line, others at 1,024 rows."""
     largest = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
     ours: dict[str, Loss] = {
         "ours": lambda a, b: info_nce(a, b, temperature=TEMPERATURE),
@@ -107,6 +148,7 @@ def main() -> None:
     ours = {"ours": lambda a, b: nt_xent(a, b, temperature=TEMPERATURE)}
     small = min(largest, 4096)
     race("NT-Xent", ours, {"plain matrix": plain_nt_xent, **nt_xent_peers()}, small)
+    race_others()
 
 
 if __name__ == "__main__":

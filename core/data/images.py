@@ -80,7 +80,7 @@ def load_images(
     if images is None or not encoded:
         raise DataError("no images", path=root, expected=_LAYOUT)
     labels, classes = _labels(root, [image.label for image in encoded])
-    splits = _splits(root, encoded, labels, tuple(ratios), valid_share, seed)
+    splits = _splits(root, encoded, labels, classes, tuple(ratios), valid_share, seed)
     ids = [image.name for image in encoded]
     if len(set(ids)) < len(ids):
         ids = [image.place for image in encoded]
@@ -223,13 +223,14 @@ def _splits(
     root: Path,
     encoded: list[EncodedImage],
     labels: Tensor | None,
+    classes: list[str],
     ratios: tuple[float, ...],
     valid_share: float,
     seed: int,
 ) -> dict[str, Tensor]:
     said = [image.split for image in encoded]
     if all(split is None for split in said):
-        return split_by_ratio(labels, len(encoded), ratios, seed)
+        return split_by_ratio(labels, len(encoded), ratios, seed, classes)
     if any(split is None for split in said):
         odd = next(image.place for image in encoded if image.split is None)
         raise DataError("of no split, while others are of one", path=odd, expected=_LAYOUT)
@@ -241,6 +242,7 @@ def _splits(
     if not len(rows["valid"]) and valid_share > 0:
         train = rows["train"]
         of_train = None if labels is None else labels[train]
-        parts = split_by_ratio(of_train, len(train), (1 - valid_share, valid_share, 0.0), seed)
+        shares = (1 - valid_share, valid_share, 0.0)
+        parts = split_by_ratio(of_train, len(train), shares, seed, classes)
         rows["train"], rows["valid"] = train[parts["train"]], train[parts["valid"]]
     return rows

@@ -1,5 +1,6 @@
 """Samples: rows of one or more modalities with their labels and splits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Self
@@ -95,9 +96,20 @@ class Samples:
 
 
 def split_by_ratio(
-    labels: Int64[Tensor, " n"] | None, n_rows: int, ratios: tuple[float, ...], seed: int
+    labels: Int64[Tensor, " n"] | None,
+    n_rows: int,
+    ratios: tuple[float, ...],
+    seed: int,
+    names: Sequence[str] = (),
 ) -> dict[str, Int64[Tensor, " rows"]]:
     """Random train, validation and test rows, every class in its own proportion.
+
+    Args:
+        labels: classes of the rows, negative where unknown.
+        n_rows: how many there are.
+        ratios: shares of the three splits.
+        seed: of the choice.
+        names: of the classes, for messages.
 
     Raises:
         DataError: the ratios are not three shares of 1, or a class has one member.
@@ -110,8 +122,9 @@ def split_by_ratio(
     values, counts = classes.unique(return_counts=True)
     lonely = values[(counts == 1) & (values >= 0)].tolist()
     if labels is not None and lonely:
+        told = f" ({names[lonely[0]]})" if lonely[0] < len(names) else ""
         raise DataError(
-            f"class {lonely[0]} has one member, which cannot be in two splits",
+            f"class {lonely[0]}{told} has one member, which cannot be in two splits",
             fix="add others, leave it out, or say the splits yourself",
         )
     for value in values:
