@@ -143,7 +143,6 @@ def test_a_system_without_training(ask) -> None:
 
 
 def test_slips_are_answered_in_words(run: Path, ask) -> None:
-    refused(ask("evaluate checkpoint=trained data.rate=16000"), "data.rate=8000")
     refused(ask("evaluate checkpoint=trained task.labels=[genre]"), "task.labels names genre")
     refused(ask("train data=audio_demo data.path=music task.monitor=mrr"), "task.monitor=mrr")
     refused(ask("train data.path=nowhere"), "no such file or folder")

@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from audio_music.beats import beat_f1, pick_beats
 from audio_music.data.labels import make_label
 from audio_music.keys import parse_key, weighted_scores
 from audio_music.probes import Judged, beat_targets, judge_label, roc_auc
-from audio_music.task import AudioProbing, _of_groups, with_distractor
+from audio_music.task import AudioProbing, _of_groups, clip_vectors, with_distractor
 from core.data.checks import DataError
 
 
@@ -154,6 +155,12 @@ def test_metrics_that_nobody_measures() -> None:
         with pytest.raises(DataError, match=r"task\.monitor="):
             AudioProbing(monitor)
     assert AudioProbing("key_score/key").monitor == "key_score/key"
+
+
+def test_recordings_at_another_rate_than_the_system_was_trained_at() -> None:
+    system, data = SimpleNamespace(rate=24000), SimpleNamespace(rate=16000)
+    with pytest.raises(DataError, match=r"at 16000 Hz for a system of 24000 Hz(?s:.*)rate=24000"):
+        clip_vectors(system, data)
 
 
 def test_metrics_are_collected_under_their_names() -> None:
