@@ -6,6 +6,8 @@
 same NIfTI files, with an empty and with a full cache, on disk and resident.
 `local_contrast`: scores of volumes and reports by regions and words, in chunks that are computed
 twice, against the loop over reports.
+`patches`: patches a second from slides to features; the losses of DINOv2 against `lightly`'s, where
+it is installed; episodes of SimpleShot at once against one by one.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import os
 import subprocess
 import sys
 
-PARTS = ("volumes", "local_contrast")
+PARTS = ("volumes", "local_contrast", "patches")
 
 
 def main() -> None:
