@@ -61,6 +61,7 @@ def write_scores(
     n_test: int = 16,
     n_unpaired: int = 30,
     n_performances: int = 2,
+    even_paper: bool = False,
     engraver: Engraver = "auto",
     synthesizer: Synthesizer = "auto",
 ) -> None:
@@ -79,6 +80,8 @@ def write_scores(
         n_test: pieces as scanned and recorded.
         n_unpaired: such pieces without pairs.
         n_performances: of each training piece, at tempi of 0.9 to 1.1.
+        even_paper: all scans are on the same grey, equally blurred and noisy; otherwise each has
+            its own, by which the snippets of a piece can be told from those of others.
         engraver: `verovio`: Bach's chorales from music21's corpus; `plain`: random music by the
             built-in engraver; `auto`: verovio where it is installed.
         synthesizer: `fluidsynth`, `additive`, or fluidsynth where it is installed (`auto`).
@@ -103,7 +106,7 @@ def write_scores(
             real = split in ("test", "unpaired")
             tempi = random.uniform(*_TEMPI, n_performances if split == "train" else 1)
             played = [play(piece, tempo, real, random, synthesizer) for tempo in tempi]
-            score = scan(piece.unrolled, random) if real else piece.unrolled
+            score = scan(piece.unrolled, random, even_paper) if real else piece.unrolled
             if split == "unpaired":
                 _write_unpaired(folder / "pretraining", piece.name, score, played[0])
                 continue
@@ -200,16 +203,23 @@ def in_a_room(
 
 
 def scan(
-    score: UInt8[np.ndarray, "height width"], random: np.random.Generator
+    score: UInt8[np.ndarray, "height width"], random: np.random.Generator, even: bool = False
 ) -> UInt8[np.ndarray, "height width"]:
-    """A printed score as a scanner sees it: grey uneven paper, blurred print, noise."""
+    """A printed score as a scanner sees it: grey uneven paper, blurred print, noise.
+
+    With `even` paper, the mean grey, the blur and the noise are always the same.
+    """
     from scipy.ndimage import gaussian_filter
 
-    print_ = gaussian_filter(score.astype(np.float32), random.uniform(0.6, 1.1))
+    blur, grey, noise = (
+        (low + high) / 2 if even else random.uniform(low, high)
+        for low, high in ((0.6, 1.1), (200, 235), (6, 14))
+    )
+    print_ = gaussian_filter(score.astype(np.float32), blur)
     coarse = random.normal(0, 1, (score.shape[0] // 40 + 2, score.shape[1] // 40 + 2))
     uneven = np.kron(coarse, np.ones((40, 40)))[: score.shape[0], : score.shape[1]]
-    paper = random.uniform(200, 235) + 6 * gaussian_filter(uneven, 20)
-    seen = print_ / 255 * (paper - 30) + 30 + random.normal(0, random.uniform(6, 14), score.shape)
+    paper = grey + 6 * gaussian_filter(uneven, 20)
+    seen = print_ / 255 * (paper - 30) + 30 + random.normal(0, noise, score.shape)
     return np.clip(seen, 0, 255).astype(np.uint8)
 
 
