@@ -171,7 +171,7 @@ def _look(scene: Scene, reading: Reading) -> _Look:
     look.digest = stored.hexdigest()
     if OPTICAL in pixels.values and valid > 0:
         look.optical = np.nanmean(pixels.values[OPTICAL][0], (1, 2)).tolist()
-    if RADAR in pixels.values and valid > 0:
+    if RADAR in pixels.values and valid > 0 and not look.problems:  # else the means mean nothing
         bands = scene.bands[RADAR]
         means = np.nanmean(pixels.values[RADAR][0], (1, 2)).tolist()
         swapped = swapped_radar(bands[0].file, [band.name for band in bands], means)
