@@ -10,7 +10,18 @@ from remote_sensing.series_task import OneSensor
 from remote_sensing.systems.eo_colearning import MDiCo
 from tests.core.gloo import run_gloo
 from tests.core.systems.shared_steps import gradients
-from tests.remote_sensing.sensors import CLASSES, PLAIN, SHAPES, SMALL, StillMDiCo, rows, series
+from tests.remote_sensing.sensors import (
+    CLASSES,
+    PLAIN,
+    SHAPES,
+    SMALL,
+    StillAllSensors,
+    StillMDiCo,
+    StillSensorDistillation,
+    StillSingleSensor,
+    rows,
+    series,
+)
 
 
 def built(shapes: dict[str, list[int]] = SHAPES, **arguments) -> MDiCo:
@@ -182,7 +193,8 @@ def test_two_processes_give_what_one_gives() -> None:
     task.drop_last = False
     data.labels["label"][data.splits["train"][:3]] = -1
     arguments = {"encoder": PLAIN}
-    cases = [(StillMDiCo, arguments, task, data, 8, 2)]
+    baselines = (StillSingleSensor, StillAllSensors, StillSensorDistillation)
+    cases = [(system, arguments, task, data, 8, 2) for system in (StillMDiCo, *baselines)]
     alone, together = gradients(cases), run_gloo(2, gradients, cases)
     for expected, *found in zip(alone, *together, strict=True):
         for name, gradient in expected.items():

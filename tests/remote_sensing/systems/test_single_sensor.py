@@ -1,20 +1,8 @@
 import torch
 import torch.nn.functional as F
 
-from remote_sensing.series_task import OneSensor
 from remote_sensing.systems.single_sensor import SingleSensor
-from tests.core.gloo import run_gloo
-from tests.core.systems.shared_steps import gradients
-from tests.remote_sensing.sensors import (
-    CLASSES,
-    PLAIN,
-    SHAPES,
-    StillAllSensors,
-    StillSensorDistillation,
-    StillSingleSensor,
-    rows,
-    series,
-)
+from tests.remote_sensing.sensors import CLASSES, PLAIN, SHAPES, rows
 
 
 def built(shapes: dict[str, list[int]] = SHAPES) -> SingleSensor:
@@ -46,16 +34,3 @@ def test_predicts_and_embeds_the_sensors_that_are_there() -> None:
     alone = system.predict_each({"S2": batch["S2"]})
     assert list(alone) == ["S2"]
     torch.testing.assert_close(alone["S2"], system.heads["S2"](system.embed(batch)["S2"]))
-
-
-def test_two_processes_give_what_one_gives_of_all_baselines() -> None:
-    data, task = series(30), OneSensor()
-    task.drop_last = False
-    systems = (StillSingleSensor, StillAllSensors, StillSensorDistillation)
-    cases = [(system, {"encoder": PLAIN}, task, data, 8, 2) for system in systems]
-    alone, together = gradients(cases), run_gloo(2, gradients, cases)
-    for expected, *found in zip(alone, *together, strict=True):
-        for name, gradient in expected.items():
-            assert gradient.abs().max() > 0, name
-            for one in found:
-                torch.testing.assert_close(one[name], gradient, rtol=1e-4, atol=1e-6)
