@@ -132,12 +132,14 @@ class FusedTask(ABC):
             fix="index the pre-trained run of system=velvet_med",
         )
 
-    def keep_reading(self, data: Cases, run_dir: Path) -> None:  # noqa: B027
-        """Nothing: what texts are read with lies in the checkpoint."""
+    def keep_reading(self, data: Cases, run_dir: Path) -> None:
+        """Writes who is in which split."""
+        data.write_splits(run_dir / "splits.csv")
 
     def reading(self, run_dir: Path) -> dict[str, str]:
-        """No argument of the reader follows from the run."""
-        return {}
+        """The splits, so that nobody who was trained on is ever tested on."""
+        file = run_dir / "splits.csv"
+        return {"splits": str(file)} if file.is_file() else {}
 
 
 def on_device(numbers: list[int], data: Cases) -> Tensor:
