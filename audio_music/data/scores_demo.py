@@ -7,8 +7,10 @@ melody.
 """
 
 import csv
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ from audio_music.data.engraving import FONTS, Engraving
 from audio_music.data.log_filterbank import FPS, RATE, LogFilterbank
 from audio_music.data.score_files import Performance, Piece, write_piece
 from audio_music.data.synthesis import (
+    INSTALL,
     Note,
     Synthesizer,
     find_fluidsynth,
@@ -91,8 +94,7 @@ def write_scores(
             program that was asked for is missing; there are not so many pieces.
     """
     random = np.random.default_rng(seed)
-    if engraver == "auto":
-        engraver = "verovio" if engraving.is_installed() else "plain"
+    engraver, synthesizer = _chosen(engraver, synthesizer)
     sizes = {"train": n_train, "valid": n_valid, "test": n_test, "unpaired": n_unpaired}
     about = {"generator": "scores", "seed": seed, "engraver": engraver}
     own = {"all_split.yaml", "pages", "recordings", "pretraining"}
@@ -115,6 +117,28 @@ def write_scores(
             _write_wave(folder / "recordings" / f"{played[0].name}.wav", played[0].wave)
             _write_pages(folder / "pages", piece)
         (folder / "all_split.yaml").write_text(yaml.safe_dump(names))
+
+
+def _chosen(engraver: Engraver, synthesizer: Synthesizer) -> tuple[Engraver, Synthesizer]:
+    """What this machine has, in place of `auto`."""
+    if engraver not in ("auto", "verovio", "plain"):
+        raise DataError(f"demo.engraver={engraver}", expected="auto, verovio or plain")
+    if engraver == "auto" and not engraving.is_installed():
+        warnings.warn(
+            "music21, verovio or resvg-py is missing, so a built-in engraver writes random music; "
+            "for chorales, pip install 'consilience[scores]'",
+            stacklevel=3,
+        )
+        engraver = "plain"
+    if synthesizer == "auto" and (find_fluidsynth() is None or not find_spec("mido")):
+        warnings.warn(
+            "fluidsynth, a soundfont or mido is missing, so a built-in synthesiser plays; for "
+            f"sampled instruments {INSTALL.partition(';')[0]}",
+            stacklevel=3,
+        )
+        synthesizer = "additive"
+    engraver = "verovio" if engraver == "auto" else engraver
+    return engraver, "fluidsynth" if synthesizer == "auto" else synthesizer
 
 
 def _is_demo(path: Path) -> bool:
@@ -178,7 +202,7 @@ def play(
         for onset, head, velocity in zip(onsets, piece.noteheads, loudness, strict=True)
         if head.seconds > 0
     ]
-    if synthesizer == "additive" or (synthesizer == "auto" and find_fluidsynth() is None):
+    if synthesizer == "additive":
         wave = synthesize(notes, RATE)
     else:
         wave = render_midi(midi_of_notes(notes), RATE, synthesizer=synthesizer)
