@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import find_peaks, stft
 
-from audio_music.data import engraving, plain_engraving
+from audio_music.data import engraving, plain_engraving, scores_demo
 from audio_music.data.engraving import Engraving, Notehead
 from audio_music.data.log_filterbank import FPS, RATE
 from audio_music.data.score_files import read_piece
@@ -221,8 +221,21 @@ def test_without_the_programs_it_says_how_to_install_them(
         write_scores(tmp_path / "a", engraver="verovio", **SIZES)
     assert not (tmp_path / "a").exists()
     none = dict.fromkeys(SIZES, 0) | {"n_train": 1, "n_performances": 1}
-    write_scores(tmp_path / "b", synthesizer="additive", **none)
+    with pytest.warns(UserWarning, match=r"built-in engraver.*\n?.*consilience\[scores\]"):
+        write_scores(tmp_path / "b", synthesizer="additive", **none)
     assert [file.stem for file in (tmp_path / "b").glob("*.npz")] == ["random-0-000"]
+
+
+def test_without_fluidsynth_the_built_in_synthesiser_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scores_demo, "find_fluidsynth", lambda: None)
+    one = dict.fromkeys(SIZES, 0) | {"n_train": 1, "n_performances": 1}
+    with pytest.warns(UserWarning, match="built-in synthesiser plays; for sampled instruments"):
+        write_scores(tmp_path / "a", engraver="plain", **one)
+    write_scores(tmp_path / "b", engraver="plain", synthesizer="additive", **one)
+    found = [read_piece(tmp_path / name / "random-0-000.npz").performances[0] for name in "ab"]
+    assert np.array_equal(found[0].spectrogram, found[1].spectrogram)
 
 
 @needs_verovio
