@@ -20,9 +20,7 @@ def photographs_and_digits(n: int, size: int, seed: int = 0) -> UInt8[Tensor, "n
     from sklearn.datasets import load_digits, load_sample_images
 
     rng = np.random.default_rng(seed)
-    photographs = [
-        torch.from_numpy(image).permute(2, 0, 1) for image in load_sample_images().images
-    ]
+    photographs = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     images = []
     for number in range((n + 1) // 2):
         photograph = photographs[number % len(photographs)]
