@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TRUE_COLOUR = ("B04", "B03", "B02")
 _TITLE = {OPTICAL: "optical, B4 B3 B2", RADAR: "radar, VV VH VV/VH"}
-_SIDE, _TEXT = 1.9, 0.42  # inches
+_SIDE, _TEXT = 1.9, 0.55  # inches
 _SAME, _OTHER = "#1B7837", "#B2182B"
 
 
@@ -122,4 +122,4 @@ def _covers(data: Chips, row: int) -> str:
     largest = shares.topk(min(2, len(shares)))
     named = zip(largest.indices.tolist(), largest.values.tolist(), strict=True)
     names = data.classes["label"]
-    return ", ".join(f"{names[number]} {100 * share:.0f} %" for number, share in named if share)
+    return "\n".join(f"{names[number]} {100 * share:.0f} %" for number, share in named if share)
