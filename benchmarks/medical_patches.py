@@ -57,6 +57,7 @@ def losses(batch: int = 32, prototypes: int = 8192, local: int = 8, patches: int
 
     teacher = drawn(2, batch, prototypes)
     mask = torch.rand(2 * batch, patches, generator=generator) < 0.15
+    grid = mask.unflatten(1, (round(patches**0.5), -1))
     masked = int(mask.sum())
     teacher_patches = drawn(masked, prototypes)
     own = (DINOLoss(prototypes), IBOTLoss(prototypes))
@@ -80,7 +81,7 @@ def losses(batch: int = 32, prototypes: int = 8192, local: int = 8, patches: int
     def of_lightly() -> torch.Tensor:
         student, student_patches, features = inputs
         loss = other[0](list(teacher), list(student), teacher_temp=0.07)
-        loss = loss + other[1](teacher_patches, student_patches, mask, teacher_temp=0.07)
+        loss = loss + other[1](teacher_patches, student_patches, grid, teacher_temp=0.07)
         loss = loss + 0.1 * other[2](features)
         loss.backward()
         return loss.detach()

@@ -126,15 +126,12 @@ class SlideProbing(PatchProbing):
             return {}
         bags = {s: [features[data.rows_of(n)] for n in of] for s, of in numbers.items()}
         asked = [features[data.rows_of(n)] for n in own]
-        wanted = _HEADS if split == "test" else (self.monitor.rpartition("_balanced")[0],)
-        scores: dict[str, Tensor] = {}
-        if "mean_pooling" in wanted or split != "test":
-            means = SimpleShot.fit(bag_means(bags["train"]), labels["train"], n_classes)
-            scores["mean_pooling"] = -means.squared_distances(bag_means(asked))
+        means = SimpleShot.fit(bag_means(bags["train"]), labels["train"], n_classes)
+        scores = {"mean_pooling": -means.squared_distances(bag_means(asked))}
         prototypes = self._prototypes(system, data)
         if prototypes is not None:
             scores["mi_simpleshot"] = -mi_simpleshot(prototypes, asked, self.nearest)
-        if "abmil" in wanted or self.monitor.startswith("abmil"):
+        if split == "test" or self.monitor.startswith("abmil"):
             # The validation split must not choose the weights it is then judged by.
             judge = (bags["valid"], labels["valid"]) if split == "test" else ()
             classifier = SlideClassifier.fit(
