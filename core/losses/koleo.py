@@ -37,10 +37,12 @@ def koleo(
     rows = Rows.of(x, gather, valid)
     x = unit(rows.keep_valid(x), normalize)
     everyone = rows.everywhere(x)
-    out = rows.pairs(x.device)
+    cosines = x.detach() @ everyone.detach().T
     if rows.valid is not None:
-        out = out | ~rows.valid
-    nearest = (x.detach() @ everyone.detach().T).masked_fill(out, -torch.inf).argmax(1)
+        cosines.masked_fill_(~rows.valid, -torch.inf)
+    own = torch.arange(rows.start, rows.start + rows.size, device=x.device)
+    cosines[own - rows.start, own] = -torch.inf
+    nearest = cosines.argmax(1)
     # Its ε, added to every difference, gives equal rows a gradient too.
     distance = F.pairwise_distance(x, everyone[nearest], eps=eps)
     return global_mean(-(distance + eps).log(), valid)
