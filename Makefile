@@ -34,6 +34,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.recsys
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.har
+	$(BIN)/python -m benchmarks.remote_sensing
+	$(BIN)/python -m benchmarks.medical
+	$(BIN)/python -m benchmarks.audio_music
 
 $(STAMP): requirements.lock pyproject.toml | $(filter .venv-uv/%,$(UV))
 	@echo "making .venv"

@@ -1,15 +1,11 @@
-"""Pictures of spectra, for the run folder and TensorBoard."""
+"""Pictures of spectra, for the run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
 
 _RANGE = 60  # dB below the loudest
 
@@ -68,66 +64,3 @@ def draw_reconstruction(
     bar.outline.set_visible(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
-
-
-def log_picture(trainer: "Trainer", name: str, file: Path) -> None:
-    """Hands a PNG to TensorBoard, where the run writes one."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-    from matplotlib.image import imread
-
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            picture = imread(file)[..., :3]
-            step = trainer.global_step
-            logger.experiment.add_image(name, picture, step, dataformats="HWC")
-
-
-def draw_clips(
-    waves: Sequence[Float[Tensor, " samples"]], titles: Sequence[str], rate: int, file: Path
-) -> None:
-    """Writes a PNG with the log-mel spectrum of each clip, one below the other.
-
-    Args:
-        waves: of any lengths.
-        titles: one a clip.
-        rate: samples a second.
-        file: to be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from torchaudio.transforms import MelSpectrogram
-
-    mel = MelSpectrogram(rate, 2048, hop_length=256, n_mels=128, f_max=min(8000, rate / 2))
-    figure = Figure(figsize=(9, 0.4 + 1.25 * len(waves)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    longest = max(len(wave) for wave in waves) / rate
-    for axes, wave, title in zip(
-        np.atleast_1d(figure.subplots(len(waves), 1, sharex=True)), waves, titles, strict=True
-    ):
-        decibels = 10 * mel(wave).clamp_min(1e-10).log10().numpy()
-        loudest = decibels.max()
-        axes.imshow(
-            decibels,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            vmin=loudest - _RANGE,
-            vmax=loudest,
-            extent=(0, len(wave) / rate, 0, 128),
-        )
-        axes.set_xlim(0, longest)
-        axes.set_yticks([])
-        axes.set_title(title, loc="left", fontsize=9)
-    axes.set_xlabel("seconds", fontsize=9)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
-
-
-def write_sequence(waves: Sequence[Float[Tensor, " samples"]], rate: int, file: Path) -> None:
-    """Writes a WAV of clips one after the other, with half a second of silence between them."""
-    import soundfile
-
-    silence = np.zeros(rate // 2, np.float32)
-    parts = [part for wave in waves for part in (wave.numpy(), silence)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(file, np.concatenate(parts[:-1]), rate, subtype="PCM_16")

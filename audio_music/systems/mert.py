@@ -261,7 +261,8 @@ class MERT(System):
         is_drawn = epoch & (epoch - 1) == 0 or epoch == self.trainer.max_epochs
         if not (self._shown and is_drawn and self.cqt_weight and self.trainer.is_global_zero):
             return
-        from audio_music.pictures import draw_reconstruction, log_picture
+        from audio_music.pictures import draw_reconstruction
+        from core.trainers.log import log_picture
 
         self.eval()
         shown = self.reconstruction(self._shown)
