@@ -64,3 +64,54 @@ def draw_reconstruction(
     bar.outline.set_visible(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
+
+
+def draw_clips(
+    waves: Sequence[Float[Tensor, " samples"]], titles: Sequence[str], rate: int, file: Path
+) -> None:
+    """Writes a PNG with the log-mel spectrum of each clip, one below the other.
+
+    Args:
+        waves: of any lengths.
+        titles: one a clip.
+        rate: samples a second.
+        file: to be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from torchaudio.transforms import MelSpectrogram
+
+    mel = MelSpectrogram(rate, 2048, hop_length=256, n_mels=128, f_max=min(8000, rate / 2))
+    figure = Figure(figsize=(9, 0.4 + 1.25 * len(waves)), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    longest = max(len(wave) for wave in waves) / rate
+    for axes, wave, title in zip(
+        np.atleast_1d(figure.subplots(len(waves), 1, sharex=True)), waves, titles, strict=True
+    ):
+        decibels = 10 * mel(wave).clamp_min(1e-10).log10().numpy()
+        loudest = decibels.max()
+        axes.imshow(
+            decibels,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=loudest - _RANGE,
+            vmax=loudest,
+            extent=(0, len(wave) / rate, 0, 128),
+        )
+        axes.set_xlim(0, longest)
+        axes.set_yticks([])
+        axes.set_title(title, loc="left", fontsize=9)
+    axes.set_xlabel("seconds", fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def write_sequence(waves: Sequence[Float[Tensor, " samples"]], rate: int, file: Path) -> None:
+    """Writes a WAV of clips one after the other, with half a second of silence between them."""
+    import soundfile
+
+    silence = np.zeros(rate // 2, np.float32)
+    parts = [part for wave in waves for part in (wave.numpy(), silence)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, np.concatenate(parts[:-1]), rate, subtype="PCM_16")
