@@ -1,5 +1,6 @@
 """Real recordings of spoken digits, where the folder is there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from audio_music.data.read_recordings import load_recordings
 from audio_music.systems.log_mel import LogMel
 from audio_music.task import AudioProbing
 
-FSDD = Path(__file__).parents[3] / "shared" / "data" / "fsdd"
+DEFAULT = Path(__file__).parents[3] / "shared" / "data"
+FSDD = Path(os.environ.get("CONSILIENCE_REAL_DATA", DEFAULT)) / "fsdd"
 
 pytestmark = [
     pytest.mark.real,
