@@ -82,7 +82,7 @@ TWO_STEPS = (
 )
 # Readers without a generator, and the data whose files they can read.
 READ_ONLY = {("core", "table"): "digits_demo"}
-BUILT = {"core", "recsys", "har", "remote_sensing", "audio_music"}
+BUILT = {"core", "recsys", "har", "remote_sensing", "audio_music", "medical"}
 
 
 def _program(domain: str) -> str:
