@@ -248,9 +248,13 @@ def _copy_layer(layer: nn.Module, bert: dict[str, Tensor], prefix: str) -> None:
 
 
 def initialise_bert(module: nn.Module) -> None:
-    """Weights from a normal distribution of standard deviation 0.02, biases 0."""
+    """Normal weights, biases 0: of deviation 0.02 at BERT's width of 768, larger at smaller ones.
+
+    A narrow layer with 0.02 passes on next to nothing: at a width of 48 all reports start with the
+    same state of [CLS], to a cosine of 0.99998.
+    """
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02 * (768 / module.weight.shape[1]) ** 0.5)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
