@@ -36,7 +36,8 @@ def outcome() -> dict[str, object]:
 def test_flagships() -> None:
     assert flagship("recsys") == "bm3"
     assert flagship("har") == "har_hard_negatives"
-    assert flagship("medical") is None
+    assert flagship("medical") == "velvet_med"
+    assert flagship("core") is None
 
 
 def test_the_page_holds_every_comparison(
