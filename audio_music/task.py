@@ -34,8 +34,8 @@ class AudioProbing:
     and epoch are chosen on validation. On the validation split itself nothing is chosen, and only
     the label of the monitor is probed. The metrics of a label NAME:
 
-    - classes: `accuracy/NAME`, `balanced_accuracy/NAME`, `macro_f1/NAME`; of keys also
-      `key_score/NAME`, the weighted score of MIREX;
+    - classes: `accuracy/NAME`, `balanced_accuracy/NAME`, `macro_f1/NAME`, `weighted_f1/NAME`; of
+      keys also `key_score/NAME`, the weighted score of MIREX;
     - tags: `map/NAME`, the macro average precision, and `roc_auc/NAME`;
     - a value: `r2/NAME`;
     - times of beats: `beat_f1/NAME`, within 70 ms, by a probe of the frames (`System.frames`).
@@ -60,8 +60,8 @@ class AudioProbing:
         distractor: float | None = None,
     ) -> None:
         self.monitor, self.labels, self.distractor = monitor, labels, distractor
-        known = ("accuracy", "balanced_accuracy", "macro_f1", "key_score", "map", "roc_auc")
-        known = (*known, "r2", "beat_f1", _RANKME)
+        known = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "key_score")
+        known = (*known, "map", "roc_auc", "r2", "beat_f1", _RANKME)
         metric, _, name = monitor.partition("/")
         if metric not in known or (not name and metric != _RANKME) or name.endswith(_NOISY):
             raise DataError(

@@ -36,14 +36,14 @@ def judged_classes(
     Returns:
         The metrics, and for accuracies values of the units.
     """
-    from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
+    from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
     found = classification(scores, labels, ids, unit)
     truth, shares = labels.cpu().numpy(), scores.double().cpu().numpy()
     guess = shares.argmax(1)
     n_classes = shares.shape[1]
     metrics = {name: found.metrics[name] for name in ("accuracy", "balanced_accuracy")}
-    metrics["weighted_f1"] = float(f1_score(truth, guess, average="weighted", zero_division=0))
+    metrics["weighted_f1"] = found.metrics["weighted_f1"]
     numbers = list(range(n_classes))
     kappa = cohen_kappa_score(truth, guess, labels=numbers, weights="quadratic")
     metrics["kappa"] = float(np.nan_to_num(kappa))

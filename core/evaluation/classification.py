@@ -1,4 +1,4 @@
-"""Accuracy, balanced accuracy and macro-F1 of class scores, with a value for every test unit."""
+"""Accuracy, balanced accuracy and F1 of class scores, with a value for every test unit."""
 
 from collections.abc import Sequence
 
@@ -21,13 +21,14 @@ def classification(
 
     The metrics are those of all rows together: `accuracy`; `balanced_accuracy`, the mean recall of
     the classes that rows have; `macro_f1`, the mean F1 of the classes that are true or predicted
-    somewhere, both as in scikit-learn.
+    somewhere; `weighted_f1`, the mean over rows of the F1 of their class; all as in scikit-learn.
 
     Each metric is a mean over classes of a ratio A_c / B_c of sums over rows. The value of unit u
     among U is its linearisation, the mean over classes of A_c / B_c + U (a_cu - A_c / B_c b_cu) /
-    B_c: the mean over units is the metric, and to bootstrap that mean is to bootstrap the metric
-    to first order, also where units hold several rows. It may lie outside of 0 to 1; for accuracy
-    with a row a unit it is 1 where the row is right and 0 elsewhere.
+    B_c, and where rows weigh the classes also what the weights move: the mean over units is the
+    metric, and to bootstrap that mean is to bootstrap the metric to first order, also where units
+    hold several rows. It may lie outside of 0 to 1; for accuracy with a row a unit it is 1 where
+    the row is right and 0 elsewhere.
 
     Args:
         scores: logits or probabilities; -inf for a class that cannot be.
@@ -53,16 +54,22 @@ def classification(
     accuracy = right.mean()
     recall, recall_share = _ratios(n_right, n_true)
     f1, f1_share = _ratios(2 * n_right, n_either)
+    weighted = f1[truth].mean()
+    weight = n_true / (n * np.maximum(n_either, 1))
     metrics = {
         "accuracy": accuracy,
         "balanced_accuracy": recall.sum() / np.count_nonzero(n_true),
         "macro_f1": f1.sum() / np.count_nonzero(n_either),
+        "weighted_f1": weighted,
     }
     # How far each row moves the metric from what it is; the rows' sum is 0.
     moves = {
         "accuracy": (right - accuracy) / n,
         "balanced_accuracy": (right - recall[truth]) * recall_share[truth],
         "macro_f1": (2 * right - f1[truth]) * f1_share[truth] - f1[predicted] * f1_share[predicted],
+        "weighted_f1": (f1[truth] - weighted) / n
+        + (2 * right - f1[truth]) * weight[truth]
+        - f1[predicted] * weight[predicted],
     }
     unit_ids, unit_of_row = np.unique(row_ids, return_inverse=True)
     per_unit = {

@@ -27,11 +27,11 @@ class Classifier(Protocol):
 
 
 class Classification(SampleTask):
-    """Accuracy, balanced accuracy and macro-F1 of `system.predict`, with a value a sample.
+    """Accuracy, balanced accuracy and F1 of `system.predict`, with a value a sample.
 
     Args:
         augment: makes one view of a batch of the first modality, for systems of views.
-        monitor: `accuracy`, `balanced_accuracy` or `macro_f1`.
+        monitor: `accuracy`, `balanced_accuracy`, `macro_f1` or `weighted_f1`.
         label: name of the label that is predicted; samples without it are not evaluated.
 
     Raises:
@@ -43,7 +43,7 @@ class Classification(SampleTask):
     ) -> None:
         super().__init__(augment, monitor)
         self.label = label
-        known = ("accuracy", "balanced_accuracy", "macro_f1")
+        known = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
         if monitor not in known:
             raise DataError(f"task.monitor={monitor}", expected=f"one of {', '.join(known)}")
 

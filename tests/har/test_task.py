@@ -127,7 +127,7 @@ class TestEvaluation:
         ]
         metrics = [task.evaluate(Raw(), NOISY, "valid").metrics for task in tasks]
         assert metrics[0] == metrics[1] == metrics[2]
-        assert metrics[0].keys() == {"accuracy", "balanced_accuracy", "macro_f1"}
+        assert metrics[0].keys() == {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"}
 
     def test_the_probe_is_chosen_on_the_validation_subjects(self) -> None:
         found = ActivityRecognition().evaluate(Raw(), NOISY, "test").metrics

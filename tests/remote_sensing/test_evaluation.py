@@ -21,6 +21,7 @@ def test_classes_as_scikit_learn_has_them() -> None:
         "accuracy": metrics.accuracy_score(truth, guess),
         "balanced_accuracy": metrics.balanced_accuracy_score(truth, guess),
         "macro_f1": metrics.f1_score(truth, guess, average="macro"),
+        "weighted_f1": metrics.f1_score(truth, guess, average="weighted"),
         "kappa": metrics.cohen_kappa_score(truth, guess),
     }
     assert found.metrics == pytest.approx(expected)

@@ -23,6 +23,7 @@ def _peer(labels, predicted):
         "accuracy": accuracy_score(labels, predicted),
         "balanced_accuracy": balanced_accuracy_score(labels, predicted),
         "macro_f1": f1_score(labels, predicted, average="macro", zero_division=0),
+        "weighted_f1": f1_score(labels, predicted, average="weighted", zero_division=0),
     }
 
 
@@ -42,6 +43,7 @@ def test_a_class_predicted_but_never_true_counts_in_f1_alone():
     found = classification(scores, labels, list("abcd"))
     assert found.metrics["balanced_accuracy"] == pytest.approx(0.75)
     assert found.metrics["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert found.metrics["weighted_f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert found.unit_ids.tolist() == ["a", "b", "c", "d"]
     np.testing.assert_allclose(found.per_unit["accuracy"], [1, 0, 1, 1], atol=1e-12)
 

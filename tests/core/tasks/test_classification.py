@@ -46,6 +46,7 @@ def test_the_samples_with_a_label_are_evaluated() -> None:
             "accuracy": (true == said).float().mean().item(),
             "balanced_accuracy": balanced_accuracy_score(true, said),
             "macro_f1": f1_score(true, said, average="macro"),
+            "weighted_f1": f1_score(true, said, average="weighted"),
         }
     )
     assert found.unit == "sample"
