@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from audio_music.data.crop_loader import CropLoader
 from audio_music.data.recordings import Recordings
 from audio_music.probes import Judged, judge_label, probe_beats
+from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
@@ -147,6 +148,22 @@ class AudioProbing:
         if split == "valid":
             return [name for name in names if name == self.monitor.partition("/")[2]]
         return names
+
+    def draw(self, system: System, data: Recordings, split: str, folder: Path) -> list[Path]:
+        """Draws the spectrum that a system predicts where one recording of a split is hidden."""
+        if not getattr(system, "cqt_weight", 0):
+            return []
+        from audio_music.pictures import draw_reconstruction
+
+        window = data.windows_of(int(data.splits[split][0]))[0]
+        batch = data.at_rate(data.raw([window]), data.crop, False)
+        drawn = system.draw(batch, Draws(0, 1, slice(0, 1), data.device))  # type: ignore[operator]
+        target, predicted, masked = system.reconstruct(batch | drawn)  # type: ignore[operator]
+        file = folder / f"cqt_{split}.png"
+        rate = data.rate / system.encoder.convolutions.hop  # type: ignore[union-attr]
+        frequencies = system.cqt.frequencies  # type: ignore[union-attr]
+        draw_reconstruction(target, predicted, masked, rate, frequencies, file)
+        return [file]
 
     def embed(self, system: System, data: Recordings) -> pl.DataFrame:
         """One row a recording: `kind` audio, `id`, `embedding`."""

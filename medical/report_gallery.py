@@ -82,4 +82,5 @@ def _draw_rows(data: Cases, rows: Sequence[tuple[int | None, str, str]], file: s
         lines = wrapped[place]
         text = "\n".join(lines[:_LINES]) + (" ..." if len(lines) > _LINES else "")
         axes.text(0.0, 1.0 - below, text, fontsize=7.5, color=color, va="top")
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=100, bbox_inches="tight")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,9 +29,6 @@ from remote_sensing.features import JOINT, embed_chips, with_joint
 from remote_sensing.heads import fine_tuned_scores, nonlinear_scores
 from remote_sensing.probes import PENALTIES, RidgeProbe
 from remote_sensing.segmentation import segmentation
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
 
 SameForAll = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
 _KNOWN = ("map", "linear_accuracy", "knn_accuracy", "kmeans_accuracy", "miou", "rankme")
@@ -353,18 +350,15 @@ class ChipProbing(SampleTask):
         found = [(data.ids.index(row[target]), row["cosine"]) for row in rows]
         draw_gallery(data, (kind, data.ids.index(name)), target, found, file)
 
-    def show(self, system: System, data: Chips, trainer: "Trainer") -> None:
-        """Draws what a system reconstructs of validation chips, for the run's folder and log."""
+    def draw(self, system: System, data: Chips, split: str, folder: Path) -> list[Path]:
+        """Draws what a system reconstructs of some chips of a split."""
         if not getattr(system, "masked", False):
-            return
-        from core.trainers.log import log_picture
+            return []
         from remote_sensing.data.reconstructions import draw_reconstructions
 
-        epoch = trainer.current_epoch + 1
-        file = Path(trainer.default_root_dir) / "pictures" / f"reconstruction_{epoch:04d}.png"
-        rows = data.splits["valid"][:_SHOWN]
-        draw_reconstructions(system, data, rows, f"validation chips, epoch {epoch}", file)
-        log_picture(trainer, "reconstruction", file)
+        file = folder / f"reconstruction_{split}.png"
+        draw_reconstructions(system, data, data.splits[split][:_SHOWN], f"{split} chips", file)
+        return [file]
 
     def keep_reading(self, data: Chips, run_dir: Path) -> None:
         """Writes the statistics that the system was trained with."""

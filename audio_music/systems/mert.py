@@ -21,7 +21,6 @@ Differences from the paper and from the authors' code (fairseq, as of the v1 rel
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,7 +146,6 @@ class MERT(System):
         self.mask_probability, self.mask_length = mask_probability, mask_length
         self.mixture, self.mixture_count = mixture, mixture_count
         self.mixture_samples, self.mixture_volume = mixture_samples, mixture_volume
-        self._shown: Batch = {}
 
     def prepare(self, data: Any) -> None:  # noqa: ANN401 - `audio_music.data.recordings.Recordings`
         """Reads published weights where they are named, and lets the teacher learn.
@@ -204,7 +202,6 @@ class MERT(System):
         found = self.encoder(wave, samples, batch["mask"])
         last = found.states[-1]
         self.latest = {"features": _mean(last.detach(), found.valid)}
-        self._shown = {name: column[:1].detach() for name, column in batch.items()}
         n_frames = min(last.shape[1], codes.shape[1])
         codes = codes[:, :n_frames]
         frames = batch["mask"][:, :n_frames] & (codes >= 0).all(-1)
@@ -247,31 +244,13 @@ class MERT(System):
         return {"audio": self.layers(batch).mean(1)}
 
     @torch.no_grad()
-    def reconstruction(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of one clip: its CQT (T, bins), what is predicted of it, and which frames were masked."""
         target = self.cqt(batch["wave"])[0]
         states = self.encoder(batch["wave"], batch.get("samples"), batch["mask"]).states
         predicted = self.cqt_head(states[-1])[0]
         n_frames = min(len(target), len(predicted))
         return target[:n_frames], predicted[:n_frames].float(), batch["mask"][0, :n_frames]
-
-    def on_train_epoch_end(self) -> None:
-        """Draws a reconstruction after epochs 1, 2, 4, 8, ... and the last."""
-        epoch = self.trainer.current_epoch + 1
-        is_drawn = epoch & (epoch - 1) == 0 or epoch == self.trainer.max_epochs
-        if not (self._shown and is_drawn and self.cqt_weight and self.trainer.is_global_zero):
-            return
-        from audio_music.pictures import draw_reconstruction
-        from core.trainers.log import log_picture
-
-        self.eval()
-        shown = self.reconstruction(self._shown)
-        self.train()
-        folder = Path(self.trainer.default_root_dir) / "pictures"
-        file = folder / f"cqt_epoch_{epoch:04d}.png"
-        rate = self.rate / self.encoder.convolutions.hop
-        draw_reconstruction(*shown, rate, self.cqt.frequencies, file)
-        log_picture(self.trainer, "cqt", file)
 
 
 def masked_prediction(

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from core.data.checks import DataError
 from core.distributed import broadcast_object
+from core.trainers.log import log_picture
 from core.trainers.task import Data, Task
 
 _LAST = "the last checkpoint is from before"
@@ -22,8 +24,9 @@ class Validate(Callback):
     """Runs the field's protocol on the validation split and logs it as `valid/<metric>`.
 
     It leaves the random streams and the modes of the modules as they were, so how often one
-    validates changes no training. A task may also show what the system makes of the split, by
-    `task.show(system, data, trainer)`.
+    validates changes no training. What the task has to show of the split (`task.draw`) goes into
+    `pictures/epoch_NNNN` of the run's folder and to TensorBoard, after validations 1, 2, 4, 8, ...
+    and the last.
     """
 
     def __init__(self, task: Task, data: Data, every: int = 1) -> None:
@@ -46,8 +49,8 @@ class Validate(Callback):
             torch.no_grad(),
         ):
             evaluation = self.task.evaluate(pl_module, self.data, "valid")  # type: ignore[arg-type]
-            if hasattr(self.task, "show") and trainer.is_global_zero:
-                self.task.show(pl_module, self.data, trainer)
+            if trainer.is_global_zero and self._is_drawn(epoch, trainer.max_epochs):
+                self._draw(trainer, pl_module, epoch)
         for module, mode in modes.items():
             module.training = mode
         metrics = {f"valid/{name}": value for name, value in evaluation.metrics.items()}
@@ -58,6 +61,17 @@ class Validate(Callback):
         self.latest_epoch = trainer.current_epoch
         # All processes must agree on whether to go on, to the last bit.
         self.latest_score = broadcast_object(evaluation.metrics[self.task.monitor])
+
+    def _is_drawn(self, epoch: int, max_epochs: int | None) -> bool:
+        times, rest = divmod(epoch, self.every)
+        return epoch == max_epochs or (rest == 0 and times & (times - 1) == 0)
+
+    def _draw(self, trainer: Trainer, system: LightningModule, epoch: int) -> None:
+        if not hasattr(self.task, "draw"):
+            return
+        folder = Path(trainer.default_root_dir) / "pictures" / f"epoch_{epoch:04d}"
+        for file in self.task.draw(system, self.data, "valid", folder):
+            log_picture(trainer, file.stem, file)
 
 
 class LogTerms(Callback):

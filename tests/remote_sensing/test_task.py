@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 from sklearn.metrics import average_precision_score
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from core.augment.aligned_images import AlignedViews
@@ -209,28 +207,14 @@ def test_statistics_travel_with_the_run(tmp_path: Path) -> None:
     assert task.reading(tmp_path) == {"statistics": str(tmp_path / "statistics.json")}
 
 
-def test_validation_draws_reconstructions_for_the_folder_and_tensorboard(tmp_path: Path) -> None:
-    from core.trainers.log import tensorboard
-
+def test_reconstructions_are_drawn_of_what_reconstructs(tmp_path: Path) -> None:
     data = _chips(12)
     small = {"patch": 4, "dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16, "decoder_heads": 2}
-    logger = tensorboard(tmp_path)
-    trainer = SimpleNamespace(
-        default_root_dir=str(tmp_path), current_epoch=2, global_step=9, loggers=[logger]
-    )
-    ChipProbing().show(CROMA(data.shapes, 4, {}, **small), data, trainer)
-    picture = imread(tmp_path / "pictures" / "reconstruction_0003.png")[..., :3]
-    logger.experiment.flush()
-    events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0})
-    events.Reload()
-    (logged,) = events.Images("reconstruction")
-    assert logged.step == 9
-    assert (logged.height, logged.width) == picture.shape[:2]
+    (file,) = ChipProbing().draw(CROMA(data.shapes, 4, {}, **small), data, "valid", tmp_path)
+    picture = imread(file)[..., :3]
     # The chips are among the colours of the picture, as they are.
     seen = data.batch(data.splits["valid"][:4])["optical"][0].permute(1, 2, 0).flip(2)  # B04 first
     colours = {tuple(c) for c in (picture.reshape(-1, 3) * 255).round().astype(int).tolist()}
     assert tuple((seen[2, 2] * 255).round().int().tolist()) in colours
     nothing = CROMA(data.shapes, 4, {}, objectives="contrastive", **small)
-    trainer.current_epoch = 5
-    ChipProbing().show(nothing, data, trainer)
-    assert len(list((tmp_path / "pictures").iterdir())) == 1
+    assert ChipProbing().draw(nothing, data, "valid", tmp_path) == []

@@ -2,15 +2,18 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.image import imsave
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from core.checkpoints import OURS, read_checkpoint
 from core.data.checks import DataError
 from core.trainers import System, schedules
-from core.trainers.log import LogCSV
-from tests.core.trainers.tiny import Line, Tiny, TinyTask, tiny_data, train
+from core.trainers.log import LogCSV, tensorboard
+from tests.core.trainers.tiny import Line, Tiny, TinyData, TinyTask, tiny_data, train
 
 Weights = dict[str, Tensor]
 
@@ -309,3 +312,26 @@ def test_one_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "valid" not in lines[0]
     assert "valid/score 0.5000" in lines[1]
     assert "valid/score 0.2500" in lines[2]
+
+
+def test_pictures_are_drawn_after_validations_1_2_4_and_the_last(tmp_path: Path) -> None:
+    class Drawn(TinyTask):
+        def draw(self, system: System, data: TinyData, split: str, folder: Path) -> list[Path]:
+            assert not any(module.training for module in system.modules())
+            torch.rand(1)
+            folder.mkdir(parents=True)
+            file = folder / f"line_{split}.png"
+            imsave(file, np.full((2, 3, 3), 0.5))
+            return [file]
+
+    logger = tensorboard(tmp_path)
+    _, drawn = train(tmp_path, task=Drawn(), max_epochs=7, loggers=[logger])
+    folders = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert folders == [f"epoch_{epoch:04d}" for epoch in (1, 2, 4, 7)]
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0})
+    events.Reload()
+    logged = events.Images("line_valid")
+    assert [(of.step, of.height, of.width) for of in logged] == [(n, 2, 3) for n in (3, 6, 12, 21)]
+    # Drawing takes nothing from the random streams of training.
+    _, plain = train(tmp_path / "plain", max_epochs=7)
+    assert _same(drawn, plain)
