@@ -1,17 +1,20 @@
 """Similarity of an image and a text by their parts: every word looks for its region."""
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from core.distributed import all_gather
 from core.losses.precision import full_precision
 from core.losses.rows import Gather, Rows, unit, zero_invalid
 from core.losses.score_contrast import score_contrast
 
-# Attention weights that are held at a time: 64 MiB of float32.
-_HELD = 1 << 24
+# Attention weights that are held at a time: 16 MiB of float32.
+_HELD = 1 << 22
 
 
 @full_precision
@@ -89,8 +92,9 @@ def local_similarity(
     γ1 multiplies a probability, so that the weights of a text of one part are uniform. It is a sum
     over the parts, not a mean: longer texts have larger scores.
 
-    Some texts at a time are scored against all images, and scored again in the backward: beside
-    the inputs only a few times `held` numbers are kept, however many texts there are.
+    Some texts are scored against some images at a time, and attention is computed again in the
+    backward. Beside gradients only c_l of all texts and images is kept, and three times `held`
+    numbers for a while: of S regions of width D that is D / S of one of the attention maps.
 
     Args:
         regions: (B, S, D), of volumes: voxels.
@@ -106,18 +110,8 @@ def local_similarity(
         (B, R) in float32 at least.
     """
     regions, parts = unit(regions, normalize), unit(parts, normalize)
-    chunk = max(1, held // max(1, regions.shape[0] * regions.shape[1] * parts.shape[1]))
-    columns = []
-    for some, exist in zip(parts.split(chunk), valid.split(chunk), strict=True):
-        arguments = (regions, some, exist, sharpness, part_scale)
-        if torch.is_grad_enabled() and chunk < len(parts):
-            pooled = checkpoint(_pool, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            pooled = _pool(*arguments)
-        columns.append(scale * pooled)
-    if not columns:
-        return regions.new_zeros(len(regions), 0)
-    return torch.cat(columns, 1)
+    pooled: Tensor = _Pooled.apply(regions, parts, valid, sharpness, part_scale, held)
+    return scale * pooled
 
 
 def local_attention(
@@ -137,31 +131,116 @@ def local_attention(
 def _weights(
     scores: Float[Tensor, "... parts regions"], valid: Bool[Tensor, "... parts 1"], sharpness: float
 ) -> Float[Tensor, "... parts regions"]:
+    return (sharpness * _among_parts(scores, valid)).softmax(-1)
+
+
+def _among_parts(
+    scores: Float[Tensor, "... parts regions"], valid: Bool[Tensor, "... parts 1"]
+) -> Float[Tensor, "... parts regions"]:
     # A text without parts has no softmax; any finite number does, as its score is replaced.
     valid = valid | ~valid.any(-2, keepdim=True)
-    among_parts = scores.masked_fill(~valid, -torch.inf).softmax(-2)
-    return (sharpness * among_parts).softmax(-1)
+    return scores.masked_fill(~valid, -torch.inf).softmax(-2)
 
 
-def _pool(
-    regions: Float[Tensor, "images regions dim"],
-    parts: Float[Tensor, "texts parts dim"],
-    valid: Bool[Tensor, "texts parts"],
-    sharpness: float,
-    part_scale: float,
-) -> Float[Tensor, "images texts"]:
-    """The pooled cosines log Σ_l exp(γ2 cos(t_l, c_l)); 0 for a text without parts."""
-    if valid.device.type == "cpu":
-        # Padding that no text of the chunk needs; an accelerator would have to be waited for.
-        needed = valid.any(0)
-        needed[0] = True
-        parts, valid = parts[:, needed], valid[:, needed]
-    n_texts, n_parts = valid.shape
-    # One matrix product an image for the parts of all these texts.
-    scores = (parts.flatten(0, 1) @ regions.mT).unflatten(1, (n_texts, n_parts))
-    weights = _weights(scores, valid[None, :, :, None], sharpness)
-    found = (weights.flatten(1, 2) @ regions).unflatten(1, (n_texts, n_parts))
-    cosines = (unit(found, True) * parts).sum(-1)
-    empty = ~valid.any(1)
-    logits = (part_scale * cosines).masked_fill(~(valid | empty[:, None]), -torch.inf)
-    return logits.logsumexp(-1).masked_fill(empty, 0)
+class _Pooled(torch.autograd.Function):
+    """The pooled cosines log Σ_l exp(γ2 cos(t_l, c_l)) of images and texts; 0 without parts."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        regions: Tensor,
+        parts: Tensor,
+        valid: Tensor,
+        sharpness: float,
+        part_scale: float,
+        held: int,
+    ) -> Tensor:
+        pooled = regions.new_zeros(len(regions), len(parts))
+        kept = regions.new_empty(len(regions) if ctx.needs_input_grad[0] else 0, *parts.shape)
+        for block in _blocks(regions, parts, valid, held):
+            scores = _products(block.parts, block.regions)
+            found = _weights(scores, block.valid[..., None], sharpness) @ block.regions[:, None]
+            cosines, _ = _cosines(found, block.parts)
+            logits = _logits(cosines, block.valid, part_scale)
+            pooled[block.images, block.texts] = logits.logsumexp(-1).masked_fill(block.empty, 0)
+            if len(kept):
+                kept[block.images, block.texts, : found.shape[2]] = found
+        ctx.save_for_backward(regions, parts, valid, kept)
+        ctx.constants = sharpness, part_scale, held
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        regions, parts, valid, kept = ctx.saved_tensors
+        sharpness, part_scale, held = ctx.constants
+        of_regions, of_parts = torch.zeros_like(regions), torch.zeros_like(parts)
+        for block in _blocks(regions, parts, valid, held):
+            v, t = block.regions, block.parts
+            among = _among_parts(_products(t, v), block.valid[..., None])
+            weights = (sharpness * among).softmax(-1)
+            found = kept[block.images, block.texts, : t.shape[1]]
+            cosines, lengths = _cosines(found, t)
+            shares = _logits(cosines, block.valid, part_scale).softmax(-1)
+            shares = shares.masked_fill(~block.valid, 0)
+            slope = grad[block.images, block.texts, None] * part_scale * shares / lengths
+            of_found = slope[..., None] * (t - (cosines / lengths)[..., None] * found)
+            to_regions, to_parts = of_regions[block.images], of_parts[block.texts, : t.shape[1]]
+            to_regions.baddbmm_(weights.flatten(1, 2).mT, of_found.flatten(1, 2))
+            # Through both softmaxes in place; of the first, Σ_s w_ls ∂w_ls is ∂c_l · c_l.
+            of_scores = _products(of_found, v)
+            of_scores -= (of_found * found).sum(-1, keepdim=True)
+            of_scores.mul_(weights).mul_(sharpness).mul_(among)
+            of_scores -= among.mul_(of_scores.sum(-2, keepdim=True))
+            to_regions.baddbmm_(of_scores.flatten(1, 2).mT, t.flatten(0, 1).expand(len(v), -1, -1))
+            to_parts += (slope[..., None] * found).sum(0) + (of_scores @ v[:, None]).sum(0)
+        return of_regions, of_parts, None, None, None, None
+
+
+class _Block(NamedTuple):
+    """Some images and some texts, without the padding that none of these texts needs."""
+
+    images: slice
+    texts: slice
+    regions: Float[Tensor, "images regions dim"]
+    parts: Float[Tensor, "texts parts dim"]
+    valid: Bool[Tensor, "texts parts"]
+    empty: Bool[Tensor, " texts"]
+
+
+def _blocks(regions: Tensor, parts: Tensor, valid: Tensor, held: int) -> Iterator[_Block]:
+    """All pairs of images and texts, at most `held` of their attention weights in a block."""
+    of_pair = max(1, regions.shape[1] * parts.shape[1])
+    texts = max(1, min(len(parts), held // of_pair))
+    images = max(1, held // (of_pair * texts))
+    for first in range(0, len(parts), texts):
+        some, exist = parts[first : first + texts], valid[first : first + texts]
+        if exist.device.type == "cpu":  # an accelerator would have to be waited for
+            n_parts = int((exist.any(0) * torch.arange(1, exist.shape[1] + 1)).max())
+            some, exist = some[:, : max(1, n_parts)], exist[:, : max(1, n_parts)]
+        for image in range(0, len(regions), images):
+            rows = slice(image, image + images)
+            columns = slice(first, first + texts)
+            yield _Block(rows, columns, regions[rows], some, exist, ~exist.any(1))
+
+
+def _products(
+    parts: Float[Tensor, "*images texts parts dim"], regions: Float[Tensor, "images regions dim"]
+) -> Float[Tensor, "images texts parts regions"]:
+    """One matrix product an image for the parts of all texts."""
+    return (parts.flatten(-3, -2) @ regions.mT).unflatten(1, parts.shape[-3:-1])
+
+
+def _cosines(
+    found: Float[Tensor, "images texts parts dim"], parts: Float[Tensor, "texts parts dim"]
+) -> tuple[Float[Tensor, "images texts parts"], Float[Tensor, "images texts parts"]]:
+    """Of what was found with the parts, which count as they are, and the lengths of the former."""
+    lengths = found.norm(dim=-1).clamp(min=1e-12)
+    return (found * parts).sum(-1) / lengths, lengths
+
+
+def _logits(
+    cosines: Float[Tensor, "images texts parts"], valid: Bool[Tensor, "texts parts"], scale: float
+) -> Float[Tensor, "images texts parts"]:
+    kept = valid | ~valid.any(1, keepdim=True)
+    return (scale * cosines).masked_fill(~kept, -torch.inf)
