@@ -36,7 +36,7 @@ _SIZES = {
 }
 _AIR, _FAT, _SOFT, _LUNG, _BONE, _DISC = -1000, -100, 45, -840, 320, 90
 _HU = {"nodule": 50, "effusion": 12, "cyst": 4, "hemangioma": 175, "stone": 800, "aneurysm": 185}
-_METASTASIS = {"liver": 50, "spine": 850}
+_METASTASIS = {"liver": 50, "spine": 40}  # both are seen in a soft tissue window
 
 _VESSEL = 3.0  # radius of a vessel in the lungs
 
