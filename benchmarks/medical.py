@@ -4,8 +4,8 @@
 
 `volumes`: batches of whole volumes and crops against MONAI's `DataLoader` and transforms on the
 same NIfTI files, with an empty and with a full cache, on disk and resident.
-`local_contrast`: scores of volumes and reports by regions and words, in chunks that are computed
-twice, against the loop over reports.
+`local_contrast`: scores of volumes and reports by regions and words, in blocks whose attention is
+computed again in the backward, against the loop over reports.
 `patches`: patches a second from slides to features; the losses of DINOv2 against `lightly`'s, where
 it is installed; episodes of SimpleShot at once against one by one.
 """

@@ -1,4 +1,4 @@
-"""The local contrast in chunks of reports against the loop over reports that is usual.
+"""The local contrast in blocks of volumes and reports against the usual loop over reports.
 
     python -m benchmarks.medical_local_contrast [--batch 10] [--words 200] [--regions 1728]
 
@@ -55,8 +55,7 @@ def work(name: str, regions: Tensor, parts: Tensor, counts: list[int]) -> Tensor
         scores = loop_over_reports(regions, parts, counts)
     else:
         exists = torch.arange(parts.shape[1]) < torch.tensor(counts)[:, None]
-        # One report at a time: the least memory.
-        scores = local_similarity(regions, parts, exists, normalize=False, held=1)
+        scores = local_similarity(regions, parts, exists, normalize=False)
     loss = score_contrast(scores)
     loss.backward()
     return loss.detach()
@@ -93,7 +92,7 @@ def main() -> None:
     times = interleaved({n: lambda n=n: work(n, *given) for n in names}, arguments.repeats)
     rows = [
         {
-            "scores": {"loop": "loop over reports", "chunks": "core.losses, a report a chunk"}[n],
+            "scores": {"loop": "loop over reports", "chunks": "core.losses, in blocks"}[n],
             "seconds": median_and_spread(times[n]),
             "MiB beside the inputs": f"{used[n]:.0f}",
         }

@@ -228,7 +228,8 @@ def _products(
     parts: Float[Tensor, "*images texts parts dim"], regions: Float[Tensor, "images regions dim"]
 ) -> Float[Tensor, "images texts parts regions"]:
     """One matrix product an image for the parts of all texts."""
-    return (parts.flatten(-3, -2) @ regions.mT).unflatten(1, parts.shape[-3:-1])
+    products = parts.flatten(-3, -2) @ regions.mT
+    return products.view(len(regions), *parts.shape[-3:-1], regions.shape[1])
 
 
 def _cosines(
