@@ -314,6 +314,23 @@ def test_one_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "valid/score 0.2500" in lines[2]
 
 
+def test_the_line_has_the_mean_loss_of_the_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+
+    class Recorded(Line):
+        def objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            terms = super().objective(batch)
+            losses.append(terms["loss"].item())
+            return terms
+
+    train(tmp_path, system=Recorded, progress=True, log_every_n_steps=100)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    means = [sum(losses[start : start + 3]) / 3 for start in (0, 3, 6)]
+    assert [float(line.split()[3]) for line in lines] == pytest.approx(means, abs=1e-4)
+
+
 def test_pictures_are_drawn_after_validations_1_2_4_and_the_last(tmp_path: Path) -> None:
     class Drawn(TinyTask):
         def draw(self, system: System, data: TinyData, split: str, folder: Path) -> list[Path]:
