@@ -80,6 +80,8 @@ class LogFilterbank(nn.Module):
         super().__init__()
         self.frames = frames
         bank = torch.from_numpy(log_filterbank()).float()
+        # No band needs the bins above the highest one.
+        bank = bank[: int(bank.any(1).nonzero().max()) + 1]
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("window", torch.hann_window(FRAME), persistent=False)
 
@@ -90,7 +92,8 @@ class LogFilterbank(nn.Module):
     def magnitudes(
         self, waves: Float[Tensor, "batch samples"]
     ) -> Float[Tensor, "batch frames bins"]:
-        """|STFT|; the wave is 0 where it has no samples."""
+        """|STFT| up to the highest band; the wave is 0 where it has no samples."""
+        used = len(self.bank)
         if self.frames == "centred":
             spectrum = torch.stft(
                 waves,
@@ -100,12 +103,12 @@ class LogFilterbank(nn.Module):
                 pad_mode="constant",
                 return_complex=True,
             )
-            return _absolute(spectrum).transpose(1, 2)
+            return _absolute(spectrum[:, :used]).transpose(1, 2)
         n_frames = max(1, int(np.ceil(waves.shape[1] / HOP)))
         starts = (torch.arange(n_frames, device=waves.device, dtype=torch.float64) * HOP).long()
         padded = torch.nn.functional.pad(waves, (0, FRAME))
         framed = padded.unfold(1, FRAME, 1)[:, starts]
-        return _absolute(torch.fft.rfft(framed * self.window))
+        return _absolute(torch.fft.rfft(framed * self.window)[..., :used])
 
     def bands(
         self, magnitudes: Float[Tensor, "batch frames bins"]

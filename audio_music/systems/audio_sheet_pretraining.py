@@ -30,7 +30,7 @@ from core.losses import nt_xent
 
 Views = Callable[[Draws], Float[Tensor, "2 batch ..."]]
 _CACHE = "audio_sheet_pretraining"
-_VERSION = 1  # of what is computed here, for the cache
+_VERSION = 2  # of what is computed here, for the cache
 _JUDGES = 1024  # held-out snippets, at most
 _WEIGHT_DECAY, _LOWEST = 1e-5, 1e-6
 

@@ -27,7 +27,7 @@ class Polarity:
         self, waves: Float[Tensor, "batch samples"], draws: Draws
     ) -> Float[Tensor, "batch samples"]:
         """One view of every wave."""
-        return changed(draws.happens(self.p), -waves, waves)
+        return waves * torch.where(draws.happens(self.p, 1), -1.0, 1.0)
 
 
 class Loudness:
@@ -46,8 +46,8 @@ class Loudness:
         self, waves: Float[Tensor, "batch samples"], draws: Draws
     ) -> Float[Tensor, "batch samples"]:
         """One view of every wave."""
-        rows, gain = draws.happens(self.p), 10 ** (draws.uniform(self.low, self.high, 1) / 20)
-        return changed(rows, waves * gain, waves)
+        rows, gain = draws.happens(self.p, 1), 10 ** (draws.uniform(self.low, self.high, 1) / 20)
+        return waves * torch.where(rows, gain, 1.0)
 
 
 class NoiseAtSNR:
@@ -66,10 +66,11 @@ class NoiseAtSNR:
         self, waves: Float[Tensor, "batch samples"], draws: Draws
     ) -> Float[Tensor, "batch samples"]:
         """One view of every wave."""
-        rows = draws.happens(self.p)
+        rows = draws.happens(self.p, 1)
         below = 10 ** (-draws.uniform(self.low, self.high, 1) / 20)
-        level = waves.square().mean(1, keepdim=True).sqrt() * below
-        return changed(rows, waves + level * draws.normal(waves.shape[1]), waves)
+        level = torch.linalg.vector_norm(waves, dim=1, keepdim=True) * waves.shape[1] ** -0.5
+        level = torch.where(rows, level * below, 0.0)
+        return torch.addcmul(waves, level, draws.normal(waves.shape[1]))
 
 
 class TimeMask:
@@ -88,11 +89,11 @@ class TimeMask:
         self, waves: Float[Tensor, "batch samples"], draws: Draws
     ) -> Float[Tensor, "batch samples"]:
         """One view of every wave."""
-        rows, share = draws.happens(self.p), draws.uniform(self.low, self.high, 1)
+        rows, share = draws.happens(self.p, 1), draws.uniform(self.low, self.high, 1)
         start = draws.uniform(0, 1, 1) * (1 - share)
         place = torch.arange(waves.shape[1], device=waves.device) / waves.shape[1]
-        silent = (place >= start) & (place < start + share)
-        return changed(rows, waves.masked_fill(silent, 0), waves)
+        silent = (place >= start) & (place < start + share) & rows
+        return waves.masked_fill(silent, 0)
 
 
 class Reverberation:
@@ -143,7 +144,7 @@ class Equalizer:
         gain: largest change, dB either way.
         lowest: Hz of the first centre.
         highest: Hz of the last centre.
-        rate: samples a second of the waves that the magnitudes are of.
+        spacing: Hz from one bin of the magnitudes to the next; the first is at 0 Hz.
         p: how often.
     """
 
@@ -152,23 +153,23 @@ class Equalizer:
         gain: float = 12.0,
         lowest: float = 60.0,
         highest: float = 8000.0,
-        rate: int = 22_050,
+        spacing: float = 22_050 / 2048,
         p: float = 0.3,
     ) -> None:
-        self.gain, self.lowest, self.highest, self.rate, self.p = gain, lowest, highest, rate, p
+        self.gain, self.lowest, self.highest, self.p = gain, lowest, highest, p
+        self.spacing = spacing
 
     def __call__(
         self, magnitudes: Float[Tensor, "batch frames bins"], draws: Draws
     ) -> Float[Tensor, "batch frames bins"]:
         """One view of every spectrogram."""
-        rows, decibels = draws.happens(self.p), draws.uniform(-self.gain, self.gain, 7)
-        n_bins = magnitudes.shape[2]
-        hertz = torch.linspace(0, self.rate / 2, n_bins, device=magnitudes.device)
+        rows, decibels = draws.happens(self.p, 1), draws.uniform(-self.gain, self.gain, 7)
+        hertz = torch.arange(magnitudes.shape[2], device=magnitudes.device) * self.spacing
         octave = (hertz.clamp_min(1) / self.lowest).log2() / math.log2(self.highest / self.lowest)
         place = (6 * octave).clamp(0, 6)
         before = place.long().clamp(max=5)
         mixed = torch.lerp(decibels[:, before], decibels[:, before + 1], place - before)
-        return changed(rows, magnitudes * 10 ** (mixed[:, None] / 20), magnitudes)
+        return magnitudes * torch.where(rows, 10 ** (mixed / 20), 1.0)[:, None]
 
 
 class Stretch:

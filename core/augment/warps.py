@@ -79,10 +79,20 @@ def smooth_field(
     """Random fields of variance about 1, smooth over `distance` pixels."""
     knots = [math.ceil(n / distance) + 3 for n in size]
     coarse = draws.normal(channels, *knots)
-    fine = interpolate(
-        coarse, size=[n * distance for n in knots], mode="bicubic", align_corners=False
+    down, across = (
+        _between_knots(of, distance, coarse.device)[distance : distance + n]
+        for of, n in zip(knots, size, strict=True)
     )
-    return fine[..., distance : distance + size[0], distance : distance + size[1]]
+    return down @ coarse @ across.T
+
+
+def _between_knots(
+    knots: int, distance: int, device: torch.device
+) -> Float[Tensor, "places knots"]:
+    """Weights of the knots at every place between them, by which bicubic values are a product."""
+    each = torch.eye(knots, device=device)[None, :, :, None]
+    size = (knots * distance, 1)
+    return interpolate(each, size, mode="bicubic", align_corners=False)[0, :, :, 0].T
 
 
 class PerlinNoise:

@@ -98,7 +98,7 @@ def test_a_room_lets_the_sound_die_away():
 
 def test_the_equalizer_bends_the_spectrum_smoothly():
     x = torch.ones(50, 3, 1025)
-    decibels = 20 * Equalizer(12, 60, 8000, RATE, 1.0)(x, draws(50)).log10()[:, 0]
+    decibels = 20 * Equalizer(12, 60, 8000, RATE / 2048, 1.0)(x, draws(50)).log10()[:, 0]
     assert 11 < decibels.abs().max() <= 12 + 1e-4
     # At the fourth of seven centres stands the fourth number drawn.
     again = draws(50)
