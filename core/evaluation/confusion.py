@@ -71,4 +71,4 @@ class Confusion:
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0)
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        figure.savefig(file, bbox_inches="tight", pad_inches=0.15)

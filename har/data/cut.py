@@ -1,5 +1,6 @@
 """Cuts recordings into windows of one length, on any device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,8 @@ def sliding_windows(
         raise DataError(f"{len(data.recordings)} recordings", expected="one")
     if not seconds > 0 or not step > 0:
         raise DataError(f"windows of {seconds} s every {step} s", expected="both above 0")
-    if cut.seconds is None:
+    whole = cut.seconds is None
+    if whole:
         # On this clock a window has as many steps as the model was trained on.
         cut = Cut(cut.modalities, cut.length, seconds, 0.0, cut.length / seconds)
     only = data.recordings[0]
@@ -139,9 +141,11 @@ def sliding_windows(
     clocked, start = common_clock(_timed(only, streams), cut.rate)
     n_steps = len(next(iter(clocked.values())))
     if n_steps < cut.steps:
+        shorter = math.floor(10 * n_steps / cut.rate) / 10
         raise DataError(
             f"{only.name} lasts {n_steps / cut.rate:.2f} s",
             expected=f"at least one window of {cut.steps / cut.rate:.2f} s",
+            fix=f"predict.seconds={shorter:.1f}" if whole else "a longer recording",
         )
     hop = max(1, round(step * cut.rate))
     inputs = {name: _windows(values, cut.steps, hop) for name, values in clocked.items()}

@@ -216,8 +216,9 @@ def test_sliding_windows_of_one_recording():
     exact = torch.sin(2 * math.pi * 1.3 * times)
     assert (inputs["imu"][1:-1, 0] - exact[1:-1]).abs().max() < 0.01
     assert (inputs["skeleton"][1:-1, 0, :, 2] - exact[1:-1]).abs().max() < 0.01
-    with pytest.raises(DataError, match=r"b lasts 9\.90 s"):
+    with pytest.raises(DataError, match=r"b lasts 9\.90 s") as refused:
         sliding_windows(data, Cut(), 11.0, 1.0, "cpu")
+    assert "predict.seconds=9.9" in str(refused.value)
 
 
 @pytest.mark.real
