@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from medical.data.demo import write_demo
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -13,4 +15,12 @@ def real_data() -> Path:
     folder = Path(os.environ.get("CONSILIENCE_REAL_DATA", default))
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set CONSILIENCE_REAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve generated patients, coarse."""
+    folder = tmp_path_factory.mktemp("volumes") / "demo"
+    write_demo(folder, patients=12, voxel=7.0)
     return folder

@@ -157,7 +157,7 @@ def _log_probability(batch: Batch) -> Tensor:
 
 
 def _local_contrast(a: Tensor, b: Tensor, batch: Batch, **options: Any) -> Tensor:
-    # Two scores at a time, so that most of them are computed twice.
+    # A few scores at a time.
     return losses.local_contrast(_tokens(a), _tokens(b), batch.mask, held=40, **options)
 
 
