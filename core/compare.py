@@ -189,8 +189,10 @@ def _arms(config: DictConfig) -> list[Arm]:
         overrides = [*method.overrides, *ablation.overrides]
         ablated = composed(ablation.system, overrides, given)
         arms.append(Arm(name, ablation.system, ablated, fixed=_keys(ablation.overrides)))
-    untrained = f"{method.system} untrained"
-    arms.append(Arm(untrained, method.system, arms[0].config.copy(), is_trained=False))
+    name = f"{method.system} untrained"
+    # Of a method that trains in `prepare`, the comparison says how to leave that out.
+    untrained = composed(method.system, [*method.overrides, *choice.get("untrained", [])], given)
+    arms.append(Arm(name, method.system, untrained, is_trained=False))
     not_of_systems = [o for o in given if not o.startswith("system.")]
     for name in choice.references:
         if name not in (method.system, baseline.system):

@@ -77,6 +77,12 @@ class Lines:
         """Some of the items, at least one, renumbered."""
         return self._beside([self.one(item) for item in items.tolist()], self.margin)
 
+    def identity(self) -> bytes:
+        """Changes where a value does."""
+        return (
+            self.values.cpu().contiguous().numpy().tobytes() + f"{self.lengths.tolist()}".encode()
+        )
+
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         moved = {name: getattr(self, name).to(device) for name in ("values", "starts", "lengths")}

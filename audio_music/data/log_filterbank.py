@@ -18,6 +18,7 @@ FRAME = 2048
 FPS = 20
 HOP = RATE / FPS  # 1102.5 samples: frames begin at the nearest sample
 BANDS = 92
+LOWEST_RATE = 12_000  # of recordings: bands reach 6 kHz
 CENTRED_HOP = 1103  # of the authors' spectrograms for pre-training
 
 
@@ -135,7 +136,7 @@ def to_rate(wave: Float[Tensor, "batch samples"], rate: int) -> Float[Tensor, "b
     """
     if rate == RATE:
         return wave
-    if rate < 12_000:
+    if rate < LOWEST_RATE:
         raise DataError(f"audio at {rate} Hz", expected="12 kHz or more: bands reach 6 kHz")
     from torchaudio.functional import resample
 

@@ -16,8 +16,13 @@ def check_scores(
     test_performances: str | None = None,
     pretraining_audio: str | None = None,
     pretraining_scores: str | None = None,
+    resident_mib: int = 1024,
+    workers: int = 4,
 ) -> CheckReport:
-    """Reads all files as `load_scores` does and lists the problems in place of stopping."""
+    """Reads all files and lists the problems in place of stopping.
+
+    The arguments are those of `audio_music.data.scores.load_scores`.
+    """
     findings = Findings(strict=False)
     facts: dict[str, str | int | float] = {}
     try:
@@ -28,6 +33,8 @@ def check_scores(
             (train_performances, test_performances),
             (pretraining_audio, pretraining_scores),
             findings,
+            resident_mib,
+            workers,
         )
     except DataError as error:
         return CheckReport(facts, [*findings.problems, error], findings.warnings)

@@ -23,6 +23,7 @@ from audio_music.data.snippets import (
     halved,
     strip,
 )
+from audio_music.data.sound_files import SoundFiles
 from audio_music.data.unpaired import read_unpaired
 from core.data.checks import DataError
 from core.data.findings import Findings, few
@@ -42,7 +43,8 @@ class SheetMusic:
         performance: (n, most) performances of it; the first is repeated where there are fewer.
         frame: (n, most) frame of the onset in each of them.
         splits: train, valid, test -> pairs.
-        unpaired: modality -> scores, or waves at 22,050 Hz as one row of int16, of pre-training.
+        unpaired: modality -> scores, or waves at 22,050 Hz as one row of int16, of pre-training;
+            recordings that are too many to be held stay in their files.
         held_out: modality -> (items,) bool, those that judge the pre-training.
         frames: frames of a snippet of audio.
         folder: where the files lie.
@@ -57,7 +59,7 @@ class SheetMusic:
     performance: Int64[Tensor, "n most"]
     frame: Int64[Tensor, "n most"]
     splits: dict[str, Int64[Tensor, " rows"]]
-    unpaired: dict[str, Lines]
+    unpaired: dict[str, Lines | SoundFiles]
     held_out: dict[str, Tensor]
     frames: int
     folder: Path
@@ -137,8 +139,9 @@ class SheetMusic:
         """First 16 hex digits of the sha256 of all that was read."""
         total = sha256(f"{self.pieces} {self.performances} {self.frames}".encode())
         lines = {"scores": self.scores, "spectrograms": self.spectrograms} | self.unpaired
+        for of in lines.values():
+            total.update(of.identity())
         tensors = [self.piece, self.column, self.performance, self.frame, *self.splits.values()]
-        tensors += [part for of in lines.values() for part in (of.values, of.lengths)]
         for tensor in tensors:
             total.update(f"{list(tensor.shape)}".encode())
             total.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -153,6 +156,8 @@ def load_scores(
     test_performances: str | None = None,
     pretraining_audio: str | None = None,
     pretraining_scores: str | None = None,
+    resident_mib: int = 1024,
+    workers: int = 4,
 ) -> SheetMusic:
     """Reads the prepared pieces of MSMD, and what there is for pre-training.
 
@@ -168,6 +173,9 @@ def load_scores(
         test_performances: of those that validate and test, of which the first counts; None: all.
         pretraining_audio: folder of recordings; None is `pretraining/audio` where it is there.
         pretraining_scores: folder of unrolled systems; None is `pretraining/scores`, likewise.
+        resident_mib: recordings of pre-training of at most so many MiB lie on the device; of more,
+            snippets are read from the files.
+        workers: threads that read them.
 
     Raises:
         DataError: a file cannot be used; see `audio-music data check`.
@@ -179,6 +187,8 @@ def load_scores(
         (train_performances, test_performances),
         (pretraining_audio, pretraining_scores),
         Findings(),
+        resident_mib,
+        workers,
     )
 
 
@@ -189,6 +199,8 @@ def assemble(
     chosen: tuple[str | None, str | None],
     pretraining: tuple[str | None, str | None],
     findings: Findings,
+    resident_mib: int,
+    workers: int,
 ) -> SheetMusic:
     """`load_scores` with findings that are collected or raised."""
     if not path.is_dir():
@@ -208,7 +220,7 @@ def assemble(
                 split_of.append(part)
     if not read:
         raise DataError("no piece can be used", path=path)
-    unpaired, held_out = read_unpaired(path, *pretraining, frames, findings)
+    unpaired, held_out = read_unpaired(path, *pretraining, frames, findings, resident_mib, workers)
     pairs = [_pairs(piece, frames) for piece in read]
     for piece, rows in zip(read, pairs, strict=True):
         if len(rows) == 0:

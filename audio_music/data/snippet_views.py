@@ -19,6 +19,7 @@ from audio_music.data.snippets import (
     halved,
     samples_of_view,
 )
+from audio_music.data.sound_files import SoundFiles
 from core.augment.compose import Compose
 from core.augment.draws import Draws
 from core.augment.images import blurred
@@ -36,6 +37,7 @@ from core.augment.sound import (
 from core.augment.warps import PerlinNoise, Warp
 
 _EVERY = 100  # pixels between the snippets of an unpaired score
+_LATER = 0.3  # snippets that the second view of a recording begins later, at most
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,13 @@ class AudioViews:
     is off as well. Equaliser and tempo act on magnitudes, where they are cheap.
 
     Args:
-        recordings: waves at 22,050 Hz, one row of int16.
+        recordings: waves at 22,050 Hz, one row of int16, or files of them.
         items: which of them.
         frames: of a snippet.
         reverberation: how often a room is added.
     """
 
-    recordings: Lines
+    recordings: Lines | SoundFiles
     items: Int64[Tensor, " kept"]
     frames: int = 84
     reverberation: float = 0.0
@@ -160,13 +162,16 @@ class AudioViews:
         chosen = self.items[number]
         room = (self.recordings.lengths[chosen] - self.samples).clamp_min(0)
         first = (draws.uniform(0, 1).double() * room).long()
-        later = draws.uniform(0, 0.3) * draws.happens(0.5) * self.frames * CENTRED_HOP
-        return torch.stack(
-            [self._view(chosen, first + shift, draws) for shift in (0, later.long())]
-        )
+        farthest = int(_LATER * self.frames * CENTRED_HOP)
+        later = (draws.uniform(0, 1) * draws.happens(0.5) * farthest).long()
+        # Both views overlap: they are read at once.
+        both = self.recordings.windows(chosen, first, self.samples + farthest, 0)[:, 0]
+        rows = torch.arange(len(both), device=both.device)
+        second = both.unfold(1, self.samples, 1)[rows, later]
+        return torch.stack([self._view(w, draws) for w in (both[:, : self.samples], second)])
 
-    def _view(self, chosen: Tensor, first: Tensor, draws: Draws) -> Tensor:
-        waves = self.recordings.windows(chosen, first, self.samples, 0)[:, 0].float() / 32768
+    def _view(self, waves: Tensor, draws: Draws) -> Tensor:
+        waves = waves.float() / 32768
         magnitudes = self.spectrogram.magnitudes(self.of_waves(waves, draws))
         bands = self.spectrogram.bands(self.equalizer(magnitudes, draws))
         bands = self.stretch(bands.transpose(1, 2), draws).transpose(1, 2)

@@ -1,6 +1,7 @@
 """What pre-training sees: pictures of unrolled scores, and recordings; nothing pairs them."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import Tensor
 from audio_music.data.lines import Lines
 from audio_music.data.log_filterbank import to_rate
 from audio_music.data.snippets import AUDIO, SHEET, SHEET_MARGIN, samples_of_view, strip
+from audio_music.data.sound_files import SoundFile, SoundFiles, as_int16, read_sound_header
 from core.data.checks import DataError
 from core.data.findings import Findings
 
 _HELD_OUT = 10  # every so many items judge, where the files do not say which
+_MIB = 2**20
 _SOUND = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -24,7 +27,9 @@ def read_unpaired(
     scores: str | None,
     frames: int,
     findings: Findings,
-) -> tuple[dict[str, Lines], dict[str, Tensor]]:
+    resident_mib: int,
+    workers: int,
+) -> tuple[dict[str, Lines | SoundFiles], dict[str, Tensor]]:
     """Scores and recordings of pre-training; a modality of which there is nothing is left out.
 
     Args:
@@ -33,12 +38,14 @@ def read_unpaired(
             `pretraining/audio` where that is there.
         scores: folder of unrolled systems; None is `pretraining/scores`, likewise.
         frames: of a snippet of audio.
-        findings: collects problems where it is not strict.
+        findings: collects problems where it is not strict; then every recording is decoded.
+        resident_mib: recordings of at most so many MiB are held.
+        workers: threads that read windows of others.
 
     Returns:
         Modality -> its lines, and modality -> which of them judge.
     """
-    lines: dict[str, Lines] = {}
+    lines: dict[str, Lines | SoundFiles] = {}
     held_out: dict[str, Tensor] = {}
     folders = {AUDIO: (audio, path / "pretraining/audio")}
     folders[SHEET] = (scores, path / "pretraining/scores")
@@ -48,16 +55,24 @@ def read_unpaired(
             if asked is not None:
                 raise DataError("no such folder", path=folder)
             continue
-        if modality == AUDIO:
-            arrays, judges = _recordings(folder, findings)
-            margin, dtype = 2 * samples_of_view(frames), torch.int16
-        else:
-            arrays, judges = _systems(folder, findings)
-            margin, dtype = SHEET_MARGIN, torch.uint8
-        if arrays:
-            lines[modality] = Lines.of(arrays, dtype, margin)
-            held_out[modality] = torch.tensor(judges)
+        if modality == SHEET:
+            systems, judges = _systems(folder, findings)
+            if systems:
+                lines[SHEET] = Lines.of(systems, torch.uint8, SHEET_MARGIN)
+                held_out[SHEET] = torch.tensor(judges)
+            continue
+        files, judges = _recordings(folder, findings)
+        if files:
+            sounds = SoundFiles.of(files, workers)
+            held_out[AUDIO] = torch.tensor(judges)
+            is_small = 2 * int(sounds.lengths.sum()) <= resident_mib * _MIB
+            lines[AUDIO] = _held(files, frames) if findings.strict and is_small else sounds
     return lines, held_out
+
+
+def _held(files: Sequence[SoundFile], frames: int) -> Lines:
+    waves = [read_wave(file.path)[None] for file in files]
+    return Lines.of(waves, torch.int16, 2 * samples_of_view(frames))
 
 
 def read_wave(file: Path) -> Int16[np.ndarray, " samples"]:
@@ -87,7 +102,7 @@ def read_wave(file: Path) -> Int16[np.ndarray, " samples"]:
         mono = to_rate(mono, rate)
     except DataError as error:
         raise DataError(error.found, path=file, expected="12 kHz or more") from error
-    return (mono[0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+    return as_int16(mono[0]).numpy()
 
 
 def read_system(file: Path) -> UInt8[np.ndarray, "height width"]:
@@ -108,19 +123,21 @@ def read_system(file: Path) -> UInt8[np.ndarray, "height width"]:
     return score
 
 
-def _recordings(folder: Path, findings: Findings) -> tuple[list[np.ndarray], list[bool]]:
+def _recordings(folder: Path, findings: Findings) -> tuple[list[SoundFile], list[bool]]:
     tables = sorted(folder.glob("maestro*.csv"))
     if tables:
         wanted = _of_maestro(tables[0])
     else:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SOUND)
         wanted = [(file, number % _HELD_OUT == 0) for number, file in enumerate(files, start=1)]
-    arrays, judges = [], []
+    sounds, judges = [], []
     for file, judge in wanted:
         with findings.going_on():
-            arrays.append(read_wave(file)[None])
+            if not findings.strict:
+                read_wave(file)  # is all of it there, and sound?
+            sounds.append(read_sound_header(file))
             judges.append(judge)
-    return arrays, judges
+    return sounds, judges
 
 
 def _of_maestro(table: Path) -> list[tuple[Path, bool]]:
