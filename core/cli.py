@@ -341,4 +341,5 @@ def _explain(domain: str, error: Exception) -> str:
                     known.add(f"{group}.{name}")
     close = get_close_matches(key, known, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = "; it belongs to another system, data set or schedule" if key in known else hint
     return f"no config key {key!r}{hint} (--cfg job shows every key)"
