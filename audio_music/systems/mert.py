@@ -139,9 +139,6 @@ class MERT(System):
         self.code_projection = nn.Linear(dim, books * code_dim)
         self.codes = nn.Parameter(torch.rand(books, self.teacher.codes, code_dim))
         self.cqt_head = nn.Linear(dim, cqt_bins)
-        for head in (self.code_projection, self.cqt_head):
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
         self.cqt_weight, self.penalty_weight = cqt_weight, penalty_weight
         self.mask_probability, self.mask_length = mask_probability, mask_length
         self.mixture, self.mixture_count = mixture, mixture_count

@@ -328,9 +328,11 @@ class WaveEncoder(nn.Module):
             FrameBlock(dim, heads, hidden, pre_norm, dropout, attention_dropout, relaxation)
             for _ in range(depth)
         )
-        for module in (self.projection, *self.blocks.modules()):
+        for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                # BERT's from its width on; narrower layers start with the gain that it has there.
+                gain = max(768 / module.in_features, 1) ** 0.5
+                nn.init.normal_(module.weight, std=0.02 * gain)
                 nn.init.zeros_(module.bias)
 
     def n_frames(self, samples: int) -> int:
