@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
@@ -26,7 +27,6 @@ from audio_music.data.snippet_views import AudioViews, SheetViews
 from audio_music.data.snippets import AUDIO, SHEET
 from audio_music.systems.audio_sheet_pretraining import pretrain, stage_of
 from core.data.checks import DataError
-from core.distributed import rank
 from core.encoders.cca import CCALayer
 from core.losses import hinge_ranking
 from core.trainers.system import Batch, System
@@ -174,10 +174,10 @@ class AudioSheet(System):
             kind = group[0] if len(group) == 1 else "mixed"
             mrr, was_there = pretrain(encoders, views, self.stages[kind], seed, digest)
             source = "from the cache" if was_there else f"{self.stages[kind].epochs} epochs"
-            if rank() == 0:
-                print(
-                    f"pre-trained {' and '.join(group)}: MRR between two views {mrr:.3f}, {source}"
-                )
+            # There is no process group yet.
+            rank_zero_only(print)(
+                f"pre-trained {' and '.join(group)}: MRR between two views {mrr:.3f}, {source}"
+            )
 
     def _views(
         self, data: SheetMusic, name: str

@@ -159,7 +159,8 @@ def _trained(
                 [model(view) for view in views[name][0](draws)] for name, model in models.items()
             ]
             first, second = (torch.cat(of) for of in zip(*projected, strict=True))
-            loss = nt_xent(first, second, stage.temperature)
+            # Every process has the whole batch.
+            loss = nt_xent(first, second, stage.temperature, gather="none")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from audio_music.data.crop_loader import CropLoader
 from audio_music.data.read_recordings import load_recordings
+from audio_music.data.scores import load_scores
+from audio_music.sheet_task import SheetRetrieval
+from audio_music.systems.audio_sheet import AudioSheet
 from audio_music.systems.mert import MERT
 from core.distributed import is_distributed
 from tests.audio_music.recordings import COMMAND, RATE, TINY, write_tones
-from tests.audio_music.scores import audio_music
-from tests.command import assert_equal, checkpoint
+from tests.audio_music.scores import ENCODERS, SMALL, audio_music
+from tests.command import MINUTES, assert_equal, checkpoint, installed, start
 from tests.core.gloo import run_gloo
 
 
@@ -66,7 +69,12 @@ def _gradients(folder: str, rank: int, world_size: int) -> dict[str, Tensor]:
     loader = CropLoader(
         data, 5, 0, rank, world_size, lambda batch, draws: batch | system.draw(batch, draws)
     )
-    terms = system.objective(next(iter(loader)))
+    return _of_all(system, system.objective(next(iter(loader))), world_size)
+
+
+def _of_all(
+    system: torch.nn.Module, terms: dict[str, Tensor], world_size: int
+) -> dict[str, Tensor]:
     terms["loss"].backward()
     found = {name: p.grad for name, p in system.named_parameters() if p.grad is not None}
     found |= {f"term {name}": value.detach() for name, value in terms.items()}
@@ -92,3 +100,57 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
     for name, value in alone.items():
         for of in shared:
             torch.testing.assert_close(of[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def _of_pairs(folder: str, rank: int, world_size: int) -> dict[str, Tensor]:
+    """As `_gradients`, of pairs of snippets; batch norm keeps the means of the pre-training."""
+    data = load_scores(folder)
+    torch.manual_seed(0)
+    few = {"epochs": 1, "snippets": 16, "batch_size": 8}
+    system = AudioSheet(data.shapes, **ENCODERS, audio=few, sheet=few)
+    system.prepare(data)
+    system.encoders.eval()
+    loader = SheetRetrieval().train_loader(system, data, 25, 0, rank, world_size)
+    terms = {"loss": system.objective(next(iter(loader)))["loss"]}
+    return _of_all(system, terms, world_size)
+
+
+def _pairs_share(folder: str) -> dict[str, Tensor]:
+    rank = torch.distributed.get_rank()
+    return _of_pairs(folder, rank, torch.distributed.get_world_size())
+
+
+def test_two_processes_rank_the_pairs_of_one(scores: Path, tmp_path: Path, monkeypatch) -> None:
+    """Twelve pairs on one process, thirteen on the other; CCA is of all, and so is the ranking."""
+    alone = _of_pairs(str(scores), 0, 1)
+    # Here nothing is found of the pre-training above.
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path))
+    for of in run_gloo(2, _pairs_share, str(scores)):
+        for name, value in alone.items():
+            torch.testing.assert_close(of[name], value, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_run_of_two_processes_pre_trains_as_one_does(
+    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Fine-tuning that changes nothing shows the pre-training, and each step has all pairs."""
+    (tmp_path / "scores").symlink_to(scores, target_is_directory=True)
+    line = (
+        f"train system=audio_sheet data.path=scores {SMALL} optimizer.lr=1e-12 "
+        "trainer.max_epochs=2 trainer.validate_every=2 hydra.run.dir="
+    )
+    assert audio_music(f"{line}one", tmp_path, capsys).code == 0
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
+    line += "two trainer=ddp trainer.devices=2"
+    process = start(installed("audio-music", line), tmp_path)
+    said, _ = process.communicate(timeout=MINUTES)
+    assert process.returncode == 0, said
+    assert said.count("pre-trained audio") == said.count("wrote ") == 1
+    one, two = (checkpoint(tmp_path / folder) for folder in ("one", "two"))
+    assert one["global_step"] == two["global_step"] > 2
+    assert len(two["consilience"]["random"]) == 2
+    for name in one["state_dict"]:
+        if name.endswith(("weight", "bias")):
+            torch.testing.assert_close(
+                two["state_dict"][name], one["state_dict"][name], atol=1e-5, rtol=1e-4, msg=name
+            )
