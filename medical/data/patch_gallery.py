@@ -19,10 +19,12 @@ def draw_gallery(
 ) -> None:
     """The query first, then what was found, nearest first; frames say whether classes agree.
 
+    Patches of slides that have no classes of their own have those of their slides.
+
     Args:
         data: the patches.
         query: `image:ID` or `file:PATH`.
-        rows: what the search returned: `id`, `cosine` and, where known, `label`.
+        rows: what the search returned: `id`, `cosine`.
         file: the PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,9 +43,9 @@ def draw_gallery(
         row = row_of[found["id"]]
         own = _label(data, row)
         colour = "#888888" if None in (label, own) else _SAME if own == label else _OTHER
-        whose = f"\n{data.patients[row]}" if data.patients else ""
-        title = f"{found['rank']}.  cosine {found['cosine']:.3f}\n{own or ''}{whose}"
-        shown.append((_pixels(data, row), title, colour))
+        lines = [f"{found['rank']}.  cosine {found['cosine']:.3f}", own]
+        lines += [data.patients[row]] if data.patients else []
+        shown.append((_pixels(data, row), "\n".join(filter(None, lines)), colour))
     n_rows = -(-len(shown) // _COLUMNS)
     columns = min(_COLUMNS, len(shown))
     figure = Figure(
@@ -71,8 +73,9 @@ def _pixels(data: Patches, row: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _label(data: Patches, row: int) -> str | None:
-    if "label" not in data.labels or int(data.labels["label"][row]) < 0:
-        return None
-    number = int(data.labels["label"][row])
-    names = data.classes.get("label")
-    return names[number] if names else str(number)
+    for kind in (kind for kind in ("label", "slide") if kind in data.labels):
+        number = int(data.labels[kind][row])
+        names = data.classes.get(kind)
+        if number >= 0:
+            return names[number] if names else str(number)
+    return None
