@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from audio_music.data.manifests import find_entries
-from audio_music.data.read_recordings import downmixes, read_recordings
+from audio_music.data.read_recordings import load_recordings
 from audio_music.data.recordings import Clip, Recordings, Window
 from core.data.checks import CheckReport, DataError
 from core.data.findings import Findings, few
@@ -35,51 +34,20 @@ class _Heard(NamedTuple):
 
 def check_recordings(
     path: str | Path,
-    format: str = "auto",
-    pattern: str | None = None,
-    codes: str | None = None,
-    label_rate: float = 75.0,
-    rate: int = 24000,
-    seconds: float = 5.0,
-    min_seconds: float = 0.1,
-    file_rate: int | None = None,
-    channels: Literal["mono", "downmix"] = "mono",
-    split: str = "auto",
-    ratios: Sequence[float] = (0.7, 0.1, 0.2),
-    valid_share: float = 0.1,
-    seed: int = 0,
-    resident_mib: int = 1024,
-    workers: int = 4,
-    device: str | None = None,
+    **settings: Any,  # noqa: ANN401 - those of `load_recordings`
 ) -> CheckReport:
     """Decodes every recording and looks at its samples, labels and splits.
 
-    The arguments are those of `audio_music.data.read_recordings.load_recordings`.
+    Args:
+        path: folder or manifest.
+        settings: of `audio_music.data.read_recordings.load_recordings`.
     """
     findings = Findings(strict=False)
     try:
-        entries = find_entries(path, format, pattern, codes)
-        recordings = read_recordings(
-            entries,
-            findings,
-            str(path),
-            label_rate=label_rate,
-            rate=rate,
-            seconds=seconds,
-            min_seconds=min_seconds,
-            file_rate=file_rate,
-            downmix=downmixes(channels),
-            split=split,
-            ratios=ratios,
-            valid_share=valid_share,
-            seed=seed,
-            resident_mib=resident_mib,
-            workers=workers,
-            device="cpu",
-        )
+        recordings = load_recordings(path, findings=findings, **settings | {"device": "cpu"})
     except DataError as error:
         return CheckReport({"recordings": 0}, [*findings.problems, error], findings.warnings)
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    with ThreadPoolExecutor(max(recordings.workers, 1)) as pool:
         heard = list(pool.map(lambda row: _hear(recordings, row), range(len(recordings.clips))))
     _listen(recordings, heard, findings)
     _times(recordings, findings)

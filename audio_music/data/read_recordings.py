@@ -38,6 +38,7 @@ def load_recordings(
     resident_mib: int = 1024,
     workers: int = 4,
     device: str | None = None,
+    findings: Findings | None = None,
 ) -> Recordings:
     """Reads the headers of all recordings, and the samples of a small set.
 
@@ -59,62 +60,15 @@ def load_recordings(
         resident_mib: a set of at most so many MiB lies on the device as a whole.
         workers: processes that decode crops of larger sets.
         device: where batches are made; None: the GPU where there is one.
+        findings: collects problems where it is not strict, and then no samples are kept; None: the
+            first problem is raised.
 
     Raises:
         DataError: nothing is there, a file cannot be read, or files are not as was said.
     """
+    findings, place = findings or Findings(), str(path)
+    downmix = _downmixes(channels)
     entries = find_entries(path, format, pattern, codes)
-    return read_recordings(
-        entries,
-        Findings(),
-        str(path),
-        label_rate=label_rate,
-        rate=rate,
-        seconds=seconds,
-        min_seconds=min_seconds,
-        file_rate=file_rate,
-        downmix=downmixes(channels),
-        split=split,
-        ratios=ratios,
-        valid_share=valid_share,
-        seed=seed,
-        resident_mib=resident_mib,
-        workers=workers,
-        device=device,
-    )
-
-
-def downmixes(channels: str) -> bool:
-    """Whether files of several channels are averaged.
-
-    Raises:
-        DataError: the word is unknown.
-    """
-    if channels not in ("mono", "downmix"):
-        raise DataError(f"data.channels={channels}", expected="mono or downmix")
-    return channels == "downmix"
-
-
-def read_recordings(
-    entries: Sequence[Entry],
-    findings: Findings,
-    place: str,
-    *,
-    label_rate: float,
-    rate: int,
-    seconds: float,
-    min_seconds: float,
-    file_rate: int | None,
-    downmix: bool,
-    split: str,
-    ratios: Sequence[float],
-    valid_share: float,
-    seed: int,
-    resident_mib: int,
-    workers: int,
-    device: str | None,
-) -> Recordings:
-    """The recordings of some entries; those that cannot be used are findings."""
     usable: list[tuple[Entry, Clip]] = []
     short: list[str] = []
     whole = True
@@ -158,6 +112,17 @@ def read_recordings(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return recordings.to(torch.device(device))
+
+
+def _downmixes(channels: str) -> bool:
+    """Whether files of several channels are averaged.
+
+    Raises:
+        DataError: the word is unknown.
+    """
+    if channels not in ("mono", "downmix"):
+        raise DataError(f"data.channels={channels}", expected="mono or downmix")
+    return channels == "downmix"
 
 
 def _check_codes(entry: Entry, clip: Clip, label_rate: float) -> None:

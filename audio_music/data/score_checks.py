@@ -1,41 +1,28 @@
 """`audio-music data check data=scores`: what is wrong with scores and performances."""
 
 from pathlib import Path
+from typing import Any
 
 from audio_music.data.log_filterbank import FPS, RATE
-from audio_music.data.scores import assemble
+from audio_music.data.scores import load_scores
 from core.data.checks import CheckReport, DataError
 from core.data.findings import Findings
 
 
 def check_scores(
     path: str | Path,
-    split: str | None = None,
-    frames: int = 84,
-    train_performances: str | None = None,
-    test_performances: str | None = None,
-    pretraining_audio: str | None = None,
-    pretraining_scores: str | None = None,
-    resident_mib: int = 1024,
-    workers: int = 4,
+    **settings: Any,  # noqa: ANN401 - those of `load_scores`
 ) -> CheckReport:
     """Reads all files and lists the problems in place of stopping.
 
-    The arguments are those of `audio_music.data.scores.load_scores`.
+    Args:
+        path: folder of `<piece>.npz`.
+        settings: of `audio_music.data.scores.load_scores`.
     """
     findings = Findings(strict=False)
     facts: dict[str, str | int | float] = {}
     try:
-        data = assemble(
-            Path(path),
-            split,
-            frames,
-            (train_performances, test_performances),
-            (pretraining_audio, pretraining_scores),
-            findings,
-            resident_mib,
-            workers,
-        )
+        data = load_scores(path, findings=findings, **settings)
     except DataError as error:
         return CheckReport(facts, [*findings.problems, error], findings.warnings)
     seconds = data.spectrograms.lengths.sum() / FPS

@@ -158,6 +158,7 @@ def load_scores(
     pretraining_scores: str | None = None,
     resident_mib: int = 1024,
     workers: int = 4,
+    findings: Findings | None = None,
 ) -> SheetMusic:
     """Reads the prepared pieces of MSMD, and what there is for pre-training.
 
@@ -176,33 +177,12 @@ def load_scores(
         resident_mib: recordings of pre-training of at most so many MiB lie on the device; of more,
             snippets are read from the files.
         workers: threads that read them.
+        findings: collects problems where it is not strict; None: the first one is raised.
 
     Raises:
         DataError: a file cannot be used; see `audio-music data check`.
     """
-    return assemble(
-        Path(path),
-        split,
-        frames,
-        (train_performances, test_performances),
-        (pretraining_audio, pretraining_scores),
-        Findings(),
-        resident_mib,
-        workers,
-    )
-
-
-def assemble(
-    path: Path,
-    split: str | None,
-    frames: int,
-    chosen: tuple[str | None, str | None],
-    pretraining: tuple[str | None, str | None],
-    findings: Findings,
-    resident_mib: int,
-    workers: int,
-) -> SheetMusic:
-    """`load_scores` with findings that are collected or raised."""
+    path, findings = Path(path), findings or Findings()
     if not path.is_dir():
         raise DataError("no such folder", path=path, expected="a folder of .npz files")
     if frames < 16 or frames % 2:
@@ -212,7 +192,7 @@ def assemble(
     read: list[Piece] = []
     split_of: list[str] = []
     for part, members in names.items():
-        pattern = chosen[0] if part == "train" else chosen[1]
+        pattern = train_performances if part == "train" else test_performances
         for name in members:
             with findings.going_on():
                 piece = read_piece(path / f"{name}.npz", findings)
@@ -220,7 +200,9 @@ def assemble(
                 split_of.append(part)
     if not read:
         raise DataError("no piece can be used", path=path)
-    unpaired, held_out = read_unpaired(path, *pretraining, frames, findings, resident_mib, workers)
+    unpaired, held_out = read_unpaired(
+        path, pretraining_audio, pretraining_scores, frames, findings, resident_mib, workers
+    )
     pairs = [_pairs(piece, frames) for piece in read]
     for piece, rows in zip(read, pairs, strict=True):
         if len(rows) == 0:
