@@ -174,9 +174,9 @@ def _jsonl(root: Path) -> Iterator[Entry]:
                     expected='{"audio_path": FILE, ...} on each line',
                 ) from None
             # Paths are from the manifest's folder, or, as MARBLE writes them, from where it runs.
-            path = next(
-                p for p in (file.parent / audio, Path(audio)) if p.exists() or p == Path(audio)
-            )
+            path = file.parent / audio
+            if not path.exists() and Path(audio).exists():
+                path = Path(audio)
             yield _of_json(content, audio, Source(path), f"{file}:{number}", _split_of(file))
 
 
