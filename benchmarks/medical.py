@@ -6,8 +6,10 @@
 same NIfTI files, with an empty and with a full cache, on disk and resident.
 `local_contrast`: scores of volumes and reports by regions and words, in blocks whose attention is
 computed again in the backward, against the loop over reports.
-`patches`: patches a second from slides to features; the losses of DINOv2 against `lightly`'s, where
-it is installed; episodes of SimpleShot at once against one by one.
+`patches`: patches a second from slides to features, against a `DataLoader` of single patches; the
+losses of DINOv2 against `lightly`'s, where it is installed; episodes of SimpleShot at once against
+one by one.
+`dinov2`: the whole step of UNI against DINOv2 of `lightly`'s parts, where it is installed.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import os
 import subprocess
 import sys
 
-PARTS = ("volumes", "local_contrast", "patches")
+PARTS = ("volumes", "local_contrast", "patches", "dinov2")
 
 
 def main() -> None:

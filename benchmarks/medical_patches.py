@@ -1,20 +1,28 @@
 """Patches and slides: reading and embedding, the losses of DINOv2, episodes of SimpleShot.
 
-Losses race those of `lightly` where it is installed, at equal sizes, forward and backward; episodes
-race the loop that fits and classifies one at a time.
+Slides race a `DataLoader` that reads a patch at a time; losses race those of `lightly` where it is
+installed, at equal sizes, forward and backward; episodes race the loop that fits and classifies one
+at a time.
 """
 
+import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import openslide
 import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-from benchmarks.race import interleaved, median_and_spread, paired_ratio, peer, timed
+from benchmarks.race import interleaved, median_and_spread, paired_ratio, peer
+from core.data.findings import Findings
 from core.evaluation.prototypes import sample_episodes
 from core.evaluation.simpleshot import SimpleShot, simpleshot_episodes
 from core.losses import DINOLoss, IBOTLoss, koleo
 from core.report import print_table
-from medical.data.slides import load_slides
+from medical.data.slide_files import MPP_TIMES_MAGNIFICATION, Grid
+from medical.data.slides import Slide, list_slides, load_slides, tissue_corners
 from medical.data.slides_demo import write_slides
 from medical.patch_task import embed_images
 from medical.systems.uni import UNI
@@ -22,27 +30,78 @@ from medical.systems.uni import UNI
 REPEATS = 3
 
 
-def slides() -> None:
-    """Patches a second, from slides to pixels and from pixels to features."""
+def slides(magnification: int = 10, size: int = 64) -> None:
+    """Patches a second from slides to features: here, and a patch at a time by a `DataLoader`."""
+    grid = Grid(size, MPP_TIMES_MAGNIFICATION / magnification)
+    system = tiny_uni().eval()
+
+    def here(path: Path) -> torch.Tensor:
+        data = load_slides(path, magnification=magnification, size=size)
+        return embed_images(system, data, torch.arange(len(data.ids)))
+
+    @torch.no_grad()
+    def usual(path: Path) -> torch.Tensor:
+        # The same tissue, and the same level of the pyramid.
+        listed, _ = list_slides(path, None, (1.0, 0.0, 0.0), 0.0, 0, Findings())
+        patches = [(s, xy) for s in listed for xy in tissue_corners(s, grid, 0.5).tolist()]
+        loader = DataLoader(OnePatch(patches, grid), batch_size=64)
+        return torch.cat([system.embed({"image": images})["image"] for images in loader])
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slides"
         write_slides(path, train=2, valid=1, test=1, n_classes=2)
-        read, data = timed(lambda: load_slides(path, magnification=10, size=64))
-    system = UNI({}, 1, {}, image_size=64, patch=8, dim=96, depth=4, heads=3, drop_path=0.0,
-                 n_prototypes=256, hidden_dim=256, bottleneck_dim=64).eval()  # fmt: skip
-    rows = torch.arange(len(data.ids))
-    embedded, _ = timed(lambda: embed_images(system, data, rows))
-    n = len(rows)
+        found = {name: work(path) for name, work in (("here", here), ("usual", usual))}
+        difference = (found["here"] - found["usual"]).abs().max()
+        print(f"largest difference of a feature: {difference:.1e}")
+        times = interleaved({"here": lambda: here(path), "usual": lambda: usual(path)}, REPEATS)
+    n = len(found["here"])
+    about = f"from 8 slides of 1280 x 1024 to {n} features, patches of {size}"
+    names = {"here": "load_slides, embed_images", "usual": "read_region, transform, DataLoader"}
     print_table(
         [
-            {"from 8 slides of 1280 x 1024, patches of 64": "tissue found, patches read"}
-            | {"patches a second": f"{n / read:.0f}"},
-            {"from 8 slides of 1280 x 1024, patches of 64": "embedded, width 96, 4 blocks"}
-            | {"patches a second": f"{n / embedded:.0f}"},
-            {"from 8 slides of 1280 x 1024, patches of 64": "both"}
-            | {"patches a second": f"{n / (read + embedded):.0f}"},
+            {about: names[name], "patches a second": rate_and_spread(n, of)}
+            for name, of in times.items()
         ]
+        + [{about: "ratio", "patches a second": paired_ratio(times["usual"], times["here"])}]
     )
+
+
+class OnePatch(Dataset[torch.Tensor]):
+    """What is usual: a patch is read from its slide and made a tensor when it is asked for."""
+
+    def __init__(self, patches: list[tuple[Slide, list[int]]], grid: Grid) -> None:
+        self.patches, self.grid = patches, grid
+        self.opened = {of.path: openslide.OpenSlide(of.path) for of, _ in patches}
+        side = (grid.size, grid.size)
+        bicubic = transforms.InterpolationMode.BICUBIC
+        self.to_tensor = transforms.Compose(
+            [transforms.Resize(side, bicubic), transforms.ToTensor()]
+        )
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        slide, corner = self.patches[number]
+        opened = self.opened[slide.path]
+        shrink = self.grid.mpp / slide.mpp
+        level = opened.get_best_level_for_downsample(shrink * 1.01)
+        side = round(self.grid.size * shrink / opened.level_downsamples[level])
+        return self.to_tensor(opened.read_region(corner, level, (side, side)).convert("RGB"))
+
+
+def rate_and_spread(n: int, times: list[float]) -> str:
+    """`median (least to most)` of n over the seconds."""
+    rates = [n / t for t in times]
+    return f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
+
+
+def tiny_uni(**changes: Any) -> UNI:  # noqa: ANN401
+    """UNI of the size for a CPU, without random depth."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 64, "patch": 8, "dim": 96, "depth": 4, "heads": 3, "drop_path": 0.0}
+    heads = {"n_prototypes": 256, "hidden_dim": 256, "bottleneck_dim": 64}
+    return UNI({}, 1, {}, **sizes | heads | changes)
 
 
 def losses(batch: int = 32, prototypes: int = 8192, local: int = 8, patches: int = 196) -> None:
