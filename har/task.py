@@ -63,6 +63,8 @@ class ActivityRecognition(SampleTask):
             and the encoders are trained with it.
         modalities: whose features are read; None: all. One of two shows what an encoder that was
             trained with both is worth where only one sensor is there.
+        standardize_features: of the linear classifier; False leaves the features of a modality
+            their proportions, as where a linear layer is trained on them.
         label_fractions: further evaluations with these shares of every activity's labels.
         labels_per_class: further evaluations with so many labelled windows of every activity.
         n_draws: random choices of the labelled windows.
@@ -79,6 +81,7 @@ class ActivityRecognition(SampleTask):
         monitor: str = "accuracy",
         classifier: Literal["linear", "mlp", "fine_tuned"] = "linear",
         modalities: Sequence[str] | None = None,
+        standardize_features: bool = True,
         label_fractions: Sequence[float] = (),
         labels_per_class: Sequence[int] = (),
         n_draws: int = 5,
@@ -87,6 +90,7 @@ class ActivityRecognition(SampleTask):
             augment = dict.fromkeys((SKELETON, IMU), augment or _as_it_is)
         super().__init__(augment, monitor)
         self.classifier, self.modalities, self.n_draws = classifier, modalities, n_draws
+        self.standardize_features = standardize_features
         self.budgets: dict[str, dict[str, Any]] = {
             f"{100 * share:g}_percent": {"share": share, "per_class": None}
             for share in label_fractions
@@ -204,8 +208,37 @@ class ActivityRecognition(SampleTask):
         """Class scores of some rows, by the classifier that the training rows teach."""
         if split == "valid" or self.classifier == "linear":
             new = {name: of[rows] for name, of in features.items()}
-            return _linear_scores(data, features, train, new, split)
+            return self._linear_scores(data, features, train, new, split)
         return self._mlp_scores(system, data, features, train, rows)
+
+    def _linear_scores(
+        self,
+        data: Windows,
+        features: dict[str, Float[Tensor, "all dim"]],
+        train: Int64[Tensor, " n"],
+        new: dict[str, Float[Tensor, "m dim"]],
+        split: str,
+    ) -> Float[Tensor, "m classes"]:
+        """Probabilities of one logistic regression on all features.
+
+        The modalities weigh the same, though CSSHAR gives 5632 numbers and the co-occurrence
+        network 256.
+        """
+        labels, judges = data.labels["label"], _judges(data, train)
+        choose = split == "test" and judges is not train
+        penalties = PENALTIES if choose else (_VALIDATION_PENALTY,)
+        x = torch.cat([of.float() for of in features.values()], 1)
+        probe = LinearProbe.fit(
+            x[train],
+            labels[train],
+            x[judges],
+            labels[judges],
+            penalties,
+            groups=[of.shape[1] for of in features.values()],
+            standardize=self.standardize_features,
+        )
+        scores = probe.scores(torch.cat([new[name].float() for name in features], 1))
+        return torch.nn.functional.pad(scores, (0, data.n_classes["label"] - scores.shape[1]))
 
     def _mlp_scores(
         self,
@@ -371,7 +404,7 @@ class ActivityRecognition(SampleTask):
             with torch.no_grad():
                 new = self._of_modalities(system.embed(batch))
             train = _labelled(data, "train")
-            probabilities = _linear_scores(data, features, train, new, "test")
+            probabilities = self._linear_scores(data, features, train, new, "test")
         best, names = probabilities.max(1), data.classes["label"]
         length = seconds if data.cut.seconds is None else data.cut.seconds
         return pl.DataFrame(
@@ -393,33 +426,6 @@ def _judges(data: Windows, train: Int64[Tensor, " n"]) -> Int64[Tensor, " rows"]
     """The rows that a classifier's choices are judged by."""
     valid = _labelled(data, "valid")
     return valid if len(valid) else train
-
-
-def _linear_scores(
-    data: Windows,
-    features: dict[str, Float[Tensor, "all dim"]],
-    train: Int64[Tensor, " n"],
-    new: dict[str, Float[Tensor, "m dim"]],
-    split: str,
-) -> Float[Tensor, "m classes"]:
-    """Probabilities of one logistic regression on all features, the modalities weighing the same.
-
-    CSSHAR gives 5632 numbers, the co-occurrence network 256.
-    """
-    labels, judges = data.labels["label"], _judges(data, train)
-    choose = split == "test" and judges is not train
-    penalties = PENALTIES if choose else (_VALIDATION_PENALTY,)
-    x = torch.cat([of.float() for of in features.values()], 1)
-    probe = LinearProbe.fit(
-        x[train],
-        labels[train],
-        x[judges],
-        labels[judges],
-        penalties,
-        groups=[of.shape[1] for of in features.values()],
-    )
-    scores = probe.scores(torch.cat([new[name].float() for name in features], 1))
-    return torch.nn.functional.pad(scores, (0, data.n_classes["label"] - scores.shape[1]))
 
 
 def _of_units(values: np.ndarray, units: np.ndarray) -> np.ndarray:

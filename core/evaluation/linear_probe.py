@@ -26,8 +26,8 @@ class LinearProbe:
         weight: (classes, dim), of the standardised features.
         bias: (classes,).
         mean: (dim,) of the training rows.
-        std: (dim,) divisors: the deviations of the training rows, 1 where a feature is constant,
-            greater in wide `groups`.
+        std: (dim,) divisors: the deviations of the training rows, or one for all of them; 1
+            where a feature is constant, greater in wide `groups`.
         classes: (classes,) labels that training rows have, ascending; no other is ever predicted.
         n_classes: 1 + the largest label of training or validation.
         penalty: the one chosen.
@@ -53,6 +53,7 @@ class LinearProbe:
         penalties: Sequence[float] = PENALTIES,
         max_iterations: int = 500,
         groups: Sequence[int] | None = None,
+        standardize: bool = True,
     ) -> Self:
         """Fits one probe for each penalty, strongest first, each from the one before.
 
@@ -63,7 +64,7 @@ class LinearProbe:
         float32 at least, also under autocast and in inference mode; training rows are copied once.
 
         Args:
-            features: training rows; standardised here, with their own mean and deviation.
+            features: training rows; centred and scaled here, by their own mean and deviation.
             labels: their classes, from 0.
             valid_features: rows that choose the penalty.
             valid_labels: their classes; one that no training row has counts as an error.
@@ -72,6 +73,9 @@ class LinearProbe:
             groups: numbers of consecutive features that belong together, such as those of each
                 modality; each group then has the same variance in all, so that the widest does not
                 drown the others. Groups of one width are as none.
+            standardize: False divides all features of a group by one number, their root mean square
+                deviation, as a linear layer on the features themselves sees them: what hardly
+                varies stays small. Features of ReLUs that seldom fire are not blown up then.
 
         Raises:
             DataError: no rows, sizes that do not match, fewer than two classes, negative labels,
@@ -104,10 +108,15 @@ class LinearProbe:
             std, mean = torch.std_mean(x, 0, correction=0)
             # A constant column has the deviation of its rounding errors.
             constant = std <= 10 * torch.finfo(x.dtype).eps * mean.abs()
+            if not standardize:
+                widths = [x.shape[1]] if groups is None else list(groups)
+                std = torch.cat(
+                    [of.square().mean().sqrt().expand(len(of)) for of in std.split(widths)]
+                )
             std = std.masked_fill(constant, 1)
             if groups is not None:
-                widths = torch.tensor(groups, dtype=x.dtype, device=device)
-                share = (widths * len(groups) / widths.sum()).sqrt()
+                sizes = torch.tensor(groups, dtype=x.dtype, device=device)
+                share = (sizes * len(groups) / sizes.sum()).sqrt()
                 std = std * share.repeat_interleave(torch.tensor(groups, device=device))
             x = ((x - mean) / std).masked_fill(constant, 0)
             y = torch.searchsorted(classes, labels.long())

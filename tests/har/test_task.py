@@ -62,6 +62,15 @@ def without(data: Windows, split: str) -> Windows:
     return Windows(**vars(data) | {"splits": data.splits | {split: data.splits[split][:0]}})
 
 
+class Faint(Raw):
+    """The windows, and beside them so many faint numbers that say nothing."""
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        told = super().embed(batch)[IMU]
+        noise = torch.randn(len(told), 2000, generator=torch.Generator().manual_seed(0))
+        return {IMU: torch.cat([told, 1e-3 * noise], 1)}
+
+
 def probed(train: Tensor, penalties: Sequence[float] = PENALTIES) -> float:
     """Accuracy on the test windows of one probe in which both sensors weigh the same."""
     valid, test = (NOISY.splits[s] for s in ("valid", "test"))
@@ -133,6 +142,16 @@ class TestEvaluation:
         found = ActivityRecognition().evaluate(Raw(), NOISY, "test").metrics
         assert found["accuracy"] == pytest.approx(probed(NOISY.splits["train"]))
         assert len({probed(NOISY.splits["train"], [penalty]) for penalty in (10.0, 1e-4)}) == 2
+
+    def test_features_that_hardly_vary_count_for_little_where_they_keep_their_proportions(
+        self,
+    ) -> None:
+        data = windows(noise=1.2)
+        alike, kept = (
+            ActivityRecognition(standardize_features=each).evaluate(Faint(), data, "test").metrics
+            for each in (True, False)
+        )
+        assert kept["accuracy"] > alike["accuracy"] + 0.1
 
     @pytest.mark.parametrize("classifier", ["linear", "mlp"])
     def test_without_validation_subjects_a_classifier_still_learns(self, classifier) -> None:

@@ -206,3 +206,22 @@ def test_groups_of_one_width_are_as_none() -> None:
     plain = LinearProbe.fit(x, y, x, y, penalties=(0.1,))
     grouped = LinearProbe.fit(x, y, x, y, penalties=(0.1,), groups=[4, 4])
     torch.testing.assert_close(plain.scores(x), grouped.scores(x))
+
+
+def test_unstandardised_features_keep_their_proportions_as_in_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 8, generator=generator).double(), torch.arange(60) % 3
+    x[:, 0] += y
+    x[:, 4:] *= 0.01
+    new = torch.randn(20, 8, generator=generator).double()
+    mean, size = x.mean(0), x.var(0, correction=0).mean().sqrt()
+    reference = LogisticRegression(C=1 / (0.1 * 60), tol=1e-10, max_iter=5000)
+    reference.fit(((x - mean) / size).numpy(), y.numpy())
+    expected = torch.from_numpy(reference.predict_proba(((new - mean) / size).numpy()))
+    probe = LinearProbe.fit(x, y, x, y, penalties=(0.1,), standardize=False)
+    torch.testing.assert_close(probe.scores(new), expected, rtol=1e-4, atol=1e-6)
+    # Each group at a scale of its own: the faint one counts as well.
+    grouped = LinearProbe.fit(x, y, x, y, penalties=(0.1,), groups=[4, 4], standardize=False)
+    apart = torch.cat([x[:, :4], 100 * x[:, 4:]], 1)
+    same = LinearProbe.fit(apart, y, apart, y, penalties=(0.1,), groups=[4, 4], standardize=False)
+    torch.testing.assert_close(grouped.scores(x), same.scores(apart))
