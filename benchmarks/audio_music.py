@@ -1,13 +1,14 @@
 """Races of audio and music, each part in a process of its own: `make bench`, or one part.
 
     python -m benchmarks.audio_music cqt step --threads 1
+    python -m benchmarks.audio_music step --processor-time  # on a machine that does other work too
     PYTHONPATH=DIR python -m benchmarks.audio_music cqt     # with nnAudio and librosa in DIR
 
 `cqt`: frames of the constant-Q transform against nnAudio's CQT1992v2 and librosa; `loader`: crops
 of recordings against a file after the other; `step`: MERT's pre-training step against torchaudio's
 `hubert_pretrain_base` of equal size; `heads`: the code heads against the expanded form;
-`augmentations`: mixture and spectra of a batch against a clip after the other. Peers race only
-where they can be imported; the pages of scores and snippets are `benchmarks.audio_music_snippets`.
+`augmentations`: mixture, and views of snippets of sound and scores, of a batch against one after
+the other. Peers race only where they can be imported.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +29,10 @@ from benchmarks.race import interleaved, paired_ratio, peak_mib, peer
 
 PARTS = ("cqt", "loader", "step", "heads", "augmentations")
 RATE = 24000
+Clock = Callable[[], float]
 
 
-def cqt(repeats: int) -> None:
+def cqt(repeats: int, clock: Clock) -> None:
     """Frames a second of 336 bins, and how far the numbers are apart."""
     from audio_music.data.cqt import CQT
 
@@ -52,10 +56,10 @@ def cqt(repeats: int) -> None:
     for work in works.values():
         work()
     frames = 4 * ours.n_frames(5 * RATE)
-    _print_rates(interleaved(works, repeats), frames, "frames/s")
+    _print_rates(interleaved(works, repeats, clock), frames, "frames/s")
 
 
-def loader(repeats: int) -> None:
+def loader(repeats: int, clock: Clock) -> None:
     """Hours of audio a second: crops of 5 s from minutes of 16-bit FLAC at another rate."""
     import soundfile
     from torchaudio.functional import resample
@@ -84,11 +88,11 @@ def loader(repeats: int) -> None:
             "crops from files": lambda: list(CropLoader(files, 32, 0)),
             "soundfile.read, resample, crop": one_by_one,
         }
-        times = interleaved(works, repeats)
+        times = interleaved(works, repeats, clock)
         _print_rates(times, 5 * len(starts) / 3600, "hours of audio/s")
 
 
-def step(repeats: int, clips: int = 2, seconds: float = 2.0) -> None:
+def step(repeats: int, clock: Clock, clips: int = 2, seconds: float = 2.0) -> None:
     """Forward and backward pass of 95M parameters, with mixture, two teachers and both heads."""
     from torchaudio.models import hubert_pretrain_base
 
@@ -127,7 +131,7 @@ def step(repeats: int, clips: int = 2, seconds: float = 2.0) -> None:
     works = {"torchaudio hubert_pretrain_base": hubert, "MERT, both teachers and mixture": mert}
     for work in works.values():
         work()
-    _print_rates(interleaved(works, repeats), clips * seconds / 3600, "hours of audio/s")
+    _print_rates(interleaved(works, repeats, clock), clips * seconds / 3600, "hours of audio/s")
     print(f"peak memory of both: {peak_mib():.0f} MiB")
 
 
@@ -136,7 +140,7 @@ def _frames(samples: int) -> int:
     return (samples - 400) // 320 + 1
 
 
-def heads(repeats: int) -> None:
+def heads(repeats: int, clock: Clock) -> None:
     """Forward and backward pass of 8 heads of 1024 codes on 2 x 150 frames."""
     from core.losses import hubert_codebooks
 
@@ -166,14 +170,13 @@ def heads(repeats: int) -> None:
 
     print(f"difference of the losses: {abs(batched() / expanded() - 1):.1e}")
     works = {"one batched product": batched, "expanded, a codebook after the other": expanded}
-    _print_rates(interleaved(works, repeats), 300, "frames/s")
+    _print_rates(interleaved(works, repeats, clock), 300, "frames/s")
 
 
-def augmentations(repeats: int) -> None:
-    """Mixture, and log-mel spectra, of 32 clips of a second."""
-    from torchaudio.transforms import MelSpectrogram
-
+def augmentations(repeats: int, clock: Clock) -> None:
+    """Mixture of 32 clips of a second, and the views that `audio_sheet` pre-trains with."""
     from audio_music.systems.mert import mixed
+    from benchmarks.audio_music_snippets import race_views
 
     waves = 0.1 * torch.randn(32, RATE)
     rng = torch.Generator().manual_seed(0)
@@ -196,15 +199,10 @@ def augmentations(repeats: int) -> None:
     print(f"largest difference: {(batched - each_clip()).abs().max():.1e}")
     works = {
         "mixture of the batch": lambda: mixed(waves, excerpts, 12000),
-        "mixture of each clip": each_clip,
+        "mixture, a clip after the other": each_clip,
     }
-    _print_rates(interleaved(works, repeats), 32, "clips/s")
-    mel = MelSpectrogram(RATE, 1024, hop_length=320, n_mels=128)
-    works = {
-        "log-mel of the batch": lambda: mel(waves),
-        "log-mel of each clip": lambda: [mel(wave) for wave in waves],
-    }
-    _print_rates(interleaved(works, repeats), 32, "clips/s")
+    _print_rates(interleaved(works, repeats, clock), 32, "clips/s")
+    race_views(16, repeats, clock)
 
 
 def _wait(device: torch.device) -> None:
@@ -227,6 +225,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of this process, without its workers"
+    )
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
@@ -234,12 +235,14 @@ def main() -> None:
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     if arguments.alone:
         torch.manual_seed(0)
-        globals()[arguments.parts[0]](arguments.repeats)
+        clock = time.process_time if arguments.processor_time else time.perf_counter
+        globals()[arguments.parts[0]](arguments.repeats, clock)
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     for part in arguments.parts or PARTS:
         command = [sys.executable, "-m", "benchmarks.audio_music", part, "--alone"]
         command += ["--repeats", str(arguments.repeats)]
+        command += ["--processor-time"] if arguments.processor_time else []
         print(f"\n{part}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}", flush=True)
         subprocess.run(command, env=environment, check=True)
 
