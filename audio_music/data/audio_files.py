@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # Of these every sample is a whole number of 16 bits.
 _WHOLE = ("PCM_16", "PCM_S8", "PCM_U8")
+_UNKNOWN = 0x7FFF0000  # of bytes in the header of a WAV
 # A frame of an MP3 may need bits of the ones before it: decoding begins so many samples earlier.
 _WARM_UP = 16 * 1152
 
@@ -81,7 +82,7 @@ def read_header(source: Source) -> Header:
     """Rate, length and channels, without decoding.
 
     Raises:
-        DataError: the file is missing, empty, or no audio.
+        DataError: the file is missing, empty, cut off, or no audio.
     """
     try:
         size = source.size if source.size is not None else source.path.stat().st_size
@@ -91,11 +92,40 @@ def read_header(source: Source) -> Header:
             raise FileNotFoundError
         with source.opened() as sound:
             is_whole = sound.subtype in _WHOLE
-            return Header(sound.samplerate, sound.frames, sound.channels, is_whole)
+            header = Header(sound.samplerate, sound.frames, sound.channels, is_whole)
+        promised = _promised_frames(source)
     except FileNotFoundError:
         raise DataError("no such file", path=source.place, expected="audio") from None
     except (OSError, RuntimeError) as error:
         raise _unreadable(source, error) from error
+    if promised is not None and header.frames < promised:
+        raise DataError(
+            f"{header.frames} samples, then it ends",
+            path=source.place,
+            expected=f"{promised}, as its header says",
+            fix="copy or write it again",
+        )
+    return header
+
+
+def _promised_frames(source: Source) -> int | None:
+    """Samples of a WAV by its header, which libsndfile corrects without a word; None of others."""
+    with source.path.open("rb") as file:
+        file.seek(source.offset)
+        start = file.read(12)
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return None
+        width = 0  # bytes of a sample of all channels
+        while len(chunk := file.read(8)) == 8:
+            kind, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+            if kind == b"data":
+                # What was written to a pipe says 0 or the largest number there is.
+                return size // width if width and size < _UNKNOWN else None
+            content_start = file.tell()
+            if kind == b"fmt ":
+                width = int.from_bytes(file.read(16)[12:14], "little")
+            file.seek(content_start + size + size % 2)
+    return None
 
 
 def read_samples(

@@ -104,6 +104,8 @@ def _arrays(file: Path) -> dict[str, Any]:
                 with archive.open(name) as member:
                     found[name.removesuffix(".npy")] = _array(member)
         return found
+    except FileNotFoundError:
+        raise DataError("no such file", path=file, expected="a piece of the split") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

@@ -117,7 +117,8 @@ def read_system(file: Path) -> UInt8[np.ndarray, "height width"]:
         with Image.open(file) as opened:
             score = np.asarray(opened.convert("L"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be read ({error})", path=file, expected="an image") from error
+        reason = str(error).partition(" '")[0]  # without the path
+        raise DataError(f"cannot be read ({reason})", path=file, expected="an image") from error
     if score.min() == score.max():
         raise DataError("an empty page", path=file, expected="a score")
     return score
@@ -133,9 +134,10 @@ def _recordings(folder: Path, findings: Findings) -> tuple[list[SoundFile], list
     sounds, judges = [], []
     for file, judge in wanted:
         with findings.going_on():
+            header = read_sound_header(file)
             if not findings.strict:
-                read_wave(file)  # is all of it there, and sound?
-            sounds.append(read_sound_header(file))
+                read_wave(file)  # can it be decoded, and is there a sound?
+            sounds.append(header)
             judges.append(judge)
     return sounds, judges
 

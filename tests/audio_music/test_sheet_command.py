@@ -163,7 +163,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing": (
         lambda d: (d / "random-0-002.npz").unlink(),
-        "random-0-002.npz: cannot be read",
+        "random-0-002.npz: no such file",
     ),
     "silent recording": (
         lambda d: wavfile.write(

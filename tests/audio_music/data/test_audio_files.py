@@ -83,3 +83,18 @@ def test_what_is_no_audio(tmp_path: Path) -> None:
         read_header(Source(tmp_path / "text.wav"))
     with pytest.raises(DataError, match=r"none\.wav: no such file"):
         read_samples(Source(tmp_path / "none.wav"))
+
+
+def test_a_wav_that_is_cut_off_is_told_by_its_header(tmp_path: Path) -> None:
+    """libsndfile takes what is there for the whole."""
+    file = tmp_path / "cut.wav"
+    soundfile.write(file, np.zeros((4000, 2)), 8000, subtype="PCM_16")
+    whole = file.read_bytes()
+    assert read_header(Source(file)).frames == 4000
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"19\d\d samples, then it ends.*\n.*4000, as its header"):
+        read_header(Source(file))
+    # A header that was written to a pipe does not know.
+    place = whole.index(b"data") + 4
+    file.write_bytes(whole[:place] + b"\xff" * 4 + whole[place + 4 :])
+    assert read_header(Source(file)).frames == 4000
