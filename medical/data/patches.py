@@ -1,22 +1,22 @@
 """Patches of tissue: folders of classes, the patients they are of, and splits by patient."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import polars as pl
 import torch
-from torch import Tensor
 
 from core.data.checks import CheckReport, DataError
-from core.data.encoded_images import SPLIT_NAMES, is_split
+from core.data.encoded_images import is_split
 from core.data.findings import few
 from core.data.images import load_images
 from core.data.samples import SPLITS, Samples
 from core.data.stored_rows import StoredRows
 from core.data.table import samples_report
 from medical.data.patient_splits import refuse_straddling, split_patients
+from medical.data.patient_table import read_rows, stated_splits, with_validation
 
 TABLE = "patients.csv"
 _COLUMNS = "file, patient_id and, where wanted, label, split"
@@ -89,21 +89,14 @@ def load_patches(
     splits = samples.splits
     said = any(is_split(folder) for folder in root.iterdir())
     if "split" in rows[0]:
-        splits, said = _said(table, rows), True
+        splits, said = stated_splits(table, rows, "file"), True
     label = labels.get("label")
     if not said:
         splits = split_patients(patients, label, ratios, seed)
     else:
         refuse_straddling(patients, splits, str(table))
-    if said and not len(splits["valid"]) and valid_share > 0:
-        train = splits["train"]
-        parts = split_patients(
-            [patients[row] for row in train.tolist()],
-            None if label is None else label[train],
-            (1 - valid_share, valid_share, 0.0),
-            seed,
-        )
-        splits = splits | {name: train[parts[name]] for name in ("train", "valid")}
+    if said:
+        splits = with_validation(splits, patients, label, valid_share, seed)
     return Patches(samples.inputs, labels, splits, samples.ids, classes, patients)
 
 
@@ -135,17 +128,14 @@ def check_patches(
     try:
         patches = load_patches(path, size, ratios, valid_share, seed, stream, workers)
     except DataError as error:
-        return CheckReport({}, [error], [])
+        problems.append(error)
+        # Where the table is at fault, the folders may still be.
+        with suppress(DataError):
+            images = load_images(root, size, ratios, valid_share, seed, stream, workers)
+            problems += _twins(images, root)
+        return CheckReport({}, problems, [])
     report = samples_report(patches)
-    twins = _twins(patches)
-    if twins:
-        error = DataError(
-            f"{len(twins)} patches of another split have the same pixels as one of training or "
-            f"validation, such as {few(twins)}",
-            path=root,
-            fix="remove the copies",
-        )
-        report.problems.append(error)
+    report.problems.extend(_twins(patches, root))
     facts = dict(report.facts)
     if patches.patients:
         facts |= {
@@ -162,16 +152,7 @@ def check_patches(
 
 def _rows(table: Path, ids: list[str]) -> list[dict[str, str]]:
     """One row of the table for each patch, in the order of the ids."""
-    try:
-        frame = pl.read_csv(table, infer_schema=False).fill_null("")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot be read: {reason}", path=table, expected=_COLUMNS) from None
-    if not {"file", "patient_id"} <= set(frame.columns):
-        raise DataError(
-            f"columns {', '.join(frame.columns)}", path=table, expected=f"columns {_COLUMNS}"
-        )
-    by_file = {row["file"]: row for row in frame.iter_rows(named=True)}
+    by_file = read_rows(table, "file", _COLUMNS)
     missing = [name for name in ids if name not in by_file]
     unknown = sorted(set(by_file) - set(ids))
     nobody = [row["file"] for row in by_file.values() if not row["patient_id"].strip()]
@@ -187,21 +168,8 @@ def _rows(table: Path, ids: list[str]) -> list[dict[str, str]]:
     return [by_file[name] for name in ids]
 
 
-def _said(table: Path, rows: list[dict[str, str]]) -> dict[str, Tensor]:
-    names = [SPLIT_NAMES.get(row["split"].strip().lower()) for row in rows]
-    if None in names:
-        row = rows[names.index(None)]
-        raise DataError(
-            f"split {row['split']!r} of {row['file']}", path=table, expected="train, valid or test"
-        )
-    return {
-        split: torch.tensor([i for i, name in enumerate(names) if name == split]).long()
-        for split in SPLITS
-    }
-
-
-def _twins(patches: Patches) -> list[str]:
-    """Patches of later splits whose pixels are those of one of an earlier split."""
+def _twins(patches: Samples, root: Path) -> list[DataError]:
+    """A problem where patches of later splits have the pixels of one of an earlier split."""
     images = patches.inputs["image"]
     if isinstance(images, StoredRows):
         return []
@@ -212,4 +180,10 @@ def _twins(patches: Patches) -> list[str]:
         content = {row: images[row].numpy().tobytes() for row in rows}
         twins += [patches.ids[row] for row in rows if content[row] in seen]
         seen |= set(content.values())
-    return twins
+    if not twins:
+        return []
+    said = (
+        f"{len(twins)} patches of another split have the same pixels as one of training or "
+        f"validation, such as {few(twins)}"
+    )
+    return [DataError(said, path=root, fix="remove the copies")]

@@ -76,18 +76,20 @@ def check_slides(
                 fix="add others, or leave the class out",
             )
         )
-    regions = root / "regions"
-    if regions.is_dir():
-        found.problems += check_patches(regions, size, (1.0, 0.0, 0.0), 0.0).problems
-    facts: dict[str, str | int | float] = {
-        f"{split} slides": sum(slide.split == split for slide in slides) for split in SPLITS
-    }
-    facts |= {"patients": len({slide.patient for slide in slides}), "classes": len(classes)}
+    facts: dict[str, str | int | float] = {}
+    if slides:
+        facts = {f"{split} slides": sum(of.split == split for of in slides) for split in SPLITS}
+        facts |= {"patients": len({slide.patient for slide in slides}), "classes": len(classes)}
+        scans = Counter(f"{slide.mpp:.3g}" for slide in slides)
+        facts["micrometres a pixel"] = ", ".join(f"{mpp}: {n} slides" for mpp, n in scans.items())
     if counts:
         middle = sorted(counts)[len(counts) // 2]
         facts |= {"patches": sum(counts), "patches of a slide, median": middle}
-    scans = Counter(f"{slide.mpp:.3g}" for slide in slides)
-    facts["micrometres a pixel"] = ", ".join(f"{mpp}: {n} slides" for mpp, n in scans.items())
+    regions = root / "regions"
+    if regions.is_dir():
+        report = check_patches(regions, size, (1.0, 0.0, 0.0), 0.0)
+        found.problems.extend(report.problems)
+        facts["labelled patches in regions"] = report.facts.get("train samples", 0)
     return CheckReport(facts, found.problems, found.warnings)
 
 

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import polars as pl
 import psutil
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from core.data.checks import DataError
-from core.data.encoded_images import SPLIT_NAMES
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS
 from core.data.stored_rows import Column, StoredRows
 from medical.data.patches import Patches, load_patches
 from medical.data.patient_splits import refuse_straddling, split_patients
+from medical.data.patient_table import read_rows, stated_splits, with_validation
 from medical.data.slide_files import (
     MPP_TIMES_MAGNIFICATION,
     SUFFIXES,
@@ -323,18 +322,7 @@ def _some(rows: Tensor, slide_of: Tensor, most: int, seed: int) -> Tensor:
 
 def _rows(table: Path, files: list[Path], found: Findings) -> list[dict[str, str]]:
     """A row of the table for every file, in their order."""
-    try:
-        frame = pl.read_csv(table, infer_schema=False).fill_null("")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot be read: {reason}", path=table, expected=_COLUMNS) from None
-    if "patient_id" not in frame.columns and "case_id" in frame.columns:
-        frame = frame.rename({"case_id": "patient_id"})
-    if not {"slide_id", "patient_id"} <= set(frame.columns):
-        raise DataError(
-            f"columns {', '.join(frame.columns)}", path=table, expected=f"columns {_COLUMNS}"
-        )
-    by_id = {row["slide_id"]: row for row in frame.iter_rows(named=True)}
+    by_id = read_rows(table, "slide_id", _COLUMNS)
     given = [by_id.get(file.stem) or by_id.get(file.name) for file in files]
     lacking = [file.name for file, row in zip(files, given, strict=True) if row is None]
     if lacking:
@@ -361,25 +349,12 @@ def _splits(
 ) -> dict[str, Tensor]:
     if "split" not in rows[0]:
         return split_patients(patients, labels, ratios, seed)
-    said = [SPLIT_NAMES.get(row["split"].strip().lower()) for row in rows]
-    if None in said:
-        row = rows[said.index(None)]
-        raise DataError(
-            f"split {row['split']!r} of {row['slide_id']}",
-            path=table,
-            expected="train, valid or test",
-        )
-    splits = {s: torch.tensor([i for i, of in enumerate(said) if of == s]).long() for s in SPLITS}
+    splits = stated_splits(table, rows, "slide_id")
     with found.going_on():
         refuse_straddling(patients, splits, str(table))
-    train = splits["train"]
-    if not len(train):
+    if not len(splits["train"]):
         raise DataError("no slide to train on", path=table, expected="some of split train")
-    if not len(splits["valid"]) and valid_share > 0:
-        own = [patients[row] for row in train.tolist()]
-        parts = split_patients(own, labels[train], (1 - valid_share, valid_share, 0.0), seed)
-        splits |= {name: train[parts[name]] for name in ("train", "valid")}
-    return splits
+    return with_validation(splits, patients, labels, valid_share, seed)
 
 
 def _number(text: str, table: Path, file: Path) -> float | None:

@@ -150,6 +150,17 @@ def test_check_finds_copies_across_splits_and_nobody(folder: Path) -> None:
     assert any("whose the patches are" in warning for warning in report.warnings)
 
 
+def test_check_finds_copies_also_where_the_table_is_at_fault(folder: Path) -> None:
+    first = next((folder / "train" / "glands").iterdir())
+    shutil.copy(first, next((folder / "test" / "glands").iterdir()))
+    table = folder / "patients.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    problems = [str(problem) for problem in check_patches(folder).problems]
+    assert len(problems) == 2
+    assert "no row for" in problems[0]
+    assert "1 patches of another split have the same pixels" in problems[1]
+
+
 def test_a_class_of_one_member_cannot_be_divided(folder: Path) -> None:
     flatten(folder)
     (folder / "patients.csv").unlink()
