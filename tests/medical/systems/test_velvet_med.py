@@ -1,12 +1,17 @@
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from core.augment.draws import Draws
+from core.cli import domain_conf
 from core.data.checks import DataError
 from core.distributed import rank
 from core.losses import local_attention, local_similarity, nt_xent
+from core.trainers.schedules import cosine
+from medical.data.load import load_cases
 from medical.systems.velvet_med import OBJECTIVES, VELVETMed, _draw_wrong
+from medical.volume_task import VolumesAndReports, tokenize
 from tests.core.gloo import run_gloo
 from tests.medical.systems.reports import SMALL, VOCABULARY, batch_of, small_velvet
 
@@ -225,3 +230,29 @@ def test_the_swin_transformer_gives_five_maps_and_fits_into_swin_unetr():
     assert set(OBJECTIVES) == system.objectives
     attention = system.eval().attention(batch_of(system, 2), "word")
     assert attention.shape[2:] == (4, 4, 4)
+
+
+@pytest.mark.claim
+def test_the_small_size_learns_a_batch_by_heart(request, demo):
+    """With the report contrast alone every report finds its volume, and every volume its report."""
+    if "claim" not in request.config.getoption("markexpr"):
+        pytest.skip("a training, some seconds: pytest -m claim")
+    data = load_cases(demo, size=32, spacing=(9.0, 9.0, 9.0), cache=False)
+    rows = torch.tensor([data.reports.index(text) for text in sorted(set(data.reports))])
+    small = yaml.safe_load((domain_conf("medical") / "size" / "tiny_volumes.yaml").read_text())
+    task = VolumesAndReports(vocabulary_size=small["task"]["vocabulary_size"])
+    torch.manual_seed(0)
+    system = VELVETMed(**task.system_arguments(data), **small["system"], objectives=["report"])
+    batch = tokenize(system, data)[1].rows(rows) | {"volume": data.whole(rows)}
+    optimizer = torch.optim.AdamW(system.parameters(), small["optimizer"]["lr"])
+    schedule = cosine(optimizer, 100, **small["schedule"])
+    for _ in range(100):
+        optimizer.zero_grad()
+        system.objective(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(system.parameters(), small["trainer"]["gradient_clip"])
+        optimizer.step()
+        schedule.step()
+    found = system.eval().embed(batch)
+    scores, own = found["volume"] @ found["report"].T, torch.arange(len(rows))
+    assert torch.equal(scores.argmax(1), own)
+    assert torch.equal(scores.argmax(0), own)
