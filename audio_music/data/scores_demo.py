@@ -84,7 +84,8 @@ def write_scores(
         n_unpaired: such pieces without pairs.
         n_performances: of each training piece, at tempi of 0.9 to 1.1.
         even_paper: all scans are on the same grey, equally blurred and noisy; otherwise each has
-            its own, by which the snippets of a piece can be told from those of others.
+            its own, by which, in a collection as small as this one, pre-training tells snippets
+            apart without reading a note.
         engraver: `verovio`: Bach's chorales from music21's corpus; `plain`: random music by the
             built-in engraver; `auto`: verovio where it is installed.
         synthesizer: `fluidsynth`, `additive`, or fluidsynth where it is installed (`auto`).
