@@ -100,7 +100,7 @@ def test_other_files_are_refused(tmp_path: Path):
         ("other", "holds x"),
         ("piece", "lies in 0 to 0"),
         ("cut", "cannot be read"),
-        ("absent", "cannot be read"),
+        ("absent", "no such file"),
     ):
         with pytest.raises(DataError, match=reason):
             read_piece(tmp_path / f"{name}.npz")
