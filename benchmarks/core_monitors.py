@@ -27,7 +27,7 @@ def main() -> None:
     n_rows = 4096 + BATCH
     images = (255 * torch.rand(n_rows, 3, 32, 32)).byte()
     labels = torch.randint(10, (n_rows,))
-    system = SimCLR({"image": [3, 32, 32]}, n_rows, {}, encoder=ENCODER, batch_norm=True)
+    system = SimCLR({"image": [3, 32, 32]}, encoder=ENCODER, batch_norm=True)
     system.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     optimizer, augment = torch.optim.AdamW(system.parameters(), lr=1e-3), SimCLRViews()
     monitors = OnlineMonitors()

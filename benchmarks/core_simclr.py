@@ -35,7 +35,7 @@ def main() -> None:
     """Step alone with each loss, and the making of the views."""
     torch.manual_seed(0)
     images = (255 * torch.rand(BATCH, 3, 32, 32)).byte()
-    system = SimCLR({"image": [3, 32, 32]}, BATCH, {})
+    system = SimCLR({"image": [3, 32, 32]})
     augment, number = SimCLRViews(), iter(range(10**9))
 
     def ours_views() -> Tensor:

@@ -110,9 +110,9 @@ def race_steps(name: str, batch: int, arguments: dict[str, object]) -> list[dict
     torch.manual_seed(0)
     x = torch.randn(batch, CHANNELS, TIME)
     shapes = {"imu": [CHANNELS, TIME]}
-    ours = FrameProjections(shapes, batch, {}, **arguments)  # type: ignore[arg-type]
+    ours = FrameProjections(shapes, **arguments)  # type: ignore[arg-type]
     encoder = arguments.get("encoder", RESNET)
-    simclr = SimCLR(shapes, batch, {}, encoder, temperature=0.15)  # type: ignore[arg-type]
+    simclr = SimCLR(shapes, encoder, temperature=0.15)  # type: ignore[arg-type]
     number = iter(range(10**9))
 
     def view(draws: Draws) -> Tensor:

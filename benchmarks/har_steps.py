@@ -54,7 +54,7 @@ def demo(folder: Path) -> Path:
 
 def batches_of(data: Windows, folder: Path, task: ActivityRecognition) -> dict[str, Batches]:
     """Name of a loader -> an epoch of its batches, on the device of the data."""
-    system = CMC(**task.system_arguments(data), encoder=ENCODERS["small"])
+    system = CMC.of(task.system_arguments(data), encoder=ENCODERS["small"])
     resident = task.train_loader(system, data, BATCH, seed=0)
     device = data.inputs[IMU].device
 
@@ -179,7 +179,7 @@ def evaluations(path: Path) -> None:
     rows = []
     for size, encoder in ENCODERS.items():
         torch.manual_seed(0)
-        system = CMC(**task.system_arguments(data), encoder=encoder).to(data.inputs[IMU].device)
+        system = CMC.of(task.system_arguments(data), encoder=encoder).to(data.inputs[IMU].device)
         system.eval()
         for split in ("valid", "test"):
             start = time.process_time()
@@ -218,7 +218,7 @@ def race(path: Path, folder: Path) -> None:
     for size, encoder in ENCODERS.items():
         torch.manual_seed(0)
         arguments = task.system_arguments(data)
-        systems = {name: CMC(**arguments, encoder=encoder) for name in arms}
+        systems = {name: CMC.of(arguments, encoder=encoder) for name in arms}
         steps = {name: stepper(s.to(data.inputs[IMU].device)) for name, s in systems.items()}
         works = {name: training(arms[name], step) for name, step in steps.items()}
         one = next(arms[OURS]())

@@ -140,7 +140,7 @@ def train(
         seed_everything(seed, verbose=False)
         task = ActivityRecognition(row.views)
         fitted = fit(
-            row.method(**task.system_arguments(data), **row.options),
+            row.method.of(task.system_arguments(data), **row.options),
             data,
             task,
             run,

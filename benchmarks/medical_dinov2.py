@@ -36,7 +36,7 @@ class Here:
     def __init__(self) -> None:
         sizes = {"image_size": LARGE, "patch": PATCH, "dim": DIM, "depth": DEPTH, "heads": HEADS}
         head = {"hidden_dim": HIDDEN, "bottleneck_dim": BOTTLENECK, "n_prototypes": PROTOTYPES}
-        self.system = UNI({}, 1, {}, **sizes, **head, drop_path=0.0, balance="centre")
+        self.system = UNI(**sizes, **head, drop_path=0.0, balance="centre")
         self.crops = MultiCrop(LARGE, SMALL, N_SMALL)
         student = self.system.student.parameters()
         self.optimizer = torch.optim.AdamW(student, RATE, weight_decay=DECAY)

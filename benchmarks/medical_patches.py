@@ -101,7 +101,7 @@ def tiny_uni(**changes: Any) -> UNI:  # noqa: ANN401
     torch.manual_seed(0)
     sizes = {"image_size": 64, "patch": 8, "dim": 96, "depth": 4, "heads": 3, "drop_path": 0.0}
     heads = {"n_prototypes": 256, "hidden_dim": 256, "bottleneck_dim": 64}
-    return UNI({}, 1, {}, **sizes | heads | changes)
+    return UNI(**sizes | heads | changes)
 
 
 def losses(batch: int = 32, prototypes: int = 8192, local: int = 8, patches: int = 196) -> None:

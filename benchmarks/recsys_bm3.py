@@ -88,7 +88,7 @@ def race(threads: int) -> tuple[list[dict[str, object]], list[str]]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     data, task = race_set(), TopKRecommendation(TOPK)
-    system = BM3(**task.system_arguments(data))
+    system = BM3.of(task.system_arguments(data))
     system.prepare(data)
     loader = task.train_loader(system, data, BATCH, seed=0)
     optimizer = torch.optim.AdamW(system.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
@@ -137,7 +137,7 @@ def _loss_difference(
     system: BM3, peer: Plain, data: Interactions, task: TopKRecommendation
 ) -> float:
     """Largest relative difference of the two losses over 20 steps with the same masks."""
-    twin = BM3(**task.system_arguments(data))
+    twin = BM3.of(task.system_arguments(data))
     twin.prepare(data)
     twin.load_state_dict(system.state_dict())
     ours = torch.optim.AdamW(twin.parameters(), lr=1e-3, weight_decay=0.0, fused=True)

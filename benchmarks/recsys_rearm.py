@@ -180,7 +180,7 @@ def race(threads: int) -> tuple[list[dict[str, object]], list[str]]:
     torch.manual_seed(0)
     data, task = race_set(), TopKRecommendation(TOPK)
     # Every part of the graphs, as the authors' code builds them.
-    system = REARM(**task.system_arguments(data), item_image_weight=0.1)
+    system = REARM.of(task.system_arguments(data), item_image_weight=0.1)
     built = [seconds(lambda: system._build_graphs(data)) for _ in range(2)]
     system.prepare(data)
     loader = task.train_loader(system, data, BATCH, seed=0)

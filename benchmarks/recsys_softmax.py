@@ -112,8 +112,8 @@ def race(threads: int) -> tuple[list[dict[str, object]], list[str]]:
     notes = [f"data {start:.0f} MiB"]
 
     def made(sparse: bool) -> LargeScaleSSL:
-        system = LargeScaleSSL(
-            **task.system_arguments(data), sampling="counts", sparse_gradients=sparse
+        system = LargeScaleSSL.of(
+            task.system_arguments(data), sampling="counts", sparse_gradients=sparse
         )
         system.prepare(data)
         return system

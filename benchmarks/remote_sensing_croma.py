@@ -43,7 +43,7 @@ Ways = Literal["published", "masked"]
 def build(arguments: dict[str, Any], side: int, bands: int) -> CROMA:
     """A system with the same weights at every call."""
     torch.manual_seed(0)
-    return CROMA({OPTICAL: [bands, side, side], RADAR: [2, side, side]}, 0, {}, **arguments)
+    return CROMA({OPTICAL: [bands, side, side], RADAR: [2, side, side]}, **arguments)
 
 
 def table(system: CROMA, grid: tuple[int, int]) -> Tensor:

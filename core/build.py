@@ -1,13 +1,16 @@
 """From a config node to the object it describes."""
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from core.data.checks import DataError
+
+if TYPE_CHECKING:
+    from core.trainers.system import System
 
 _PACKAGES = ("core", "medical", "remote_sensing", "audio_music", "recsys", "har")
 _ROOMS = ("augment", "encoders", "losses", "systems")
@@ -17,6 +20,12 @@ _TRUSTED = "CONSILIENCE_TRUSTED"
 def build(node: DictConfig, **arguments: Any) -> Any:  # noqa: ANN401 - as many types as targets
     """Calls the node's `_target_` with its values and `arguments`, all as plain Python values."""
     return instantiate(node, **arguments, _convert_="all")
+
+
+def build_system(node: DictConfig, sizes: Mapping[str, Any]) -> "System":
+    """The system of a config, for data of these sizes (`System.of`)."""
+    system: System = build(node, _target_=f"{node._target_}.of", sizes=sizes)
+    return system
 
 
 def build_part(config: dict[str, Any], **arguments: Any) -> Any:  # noqa: ANN401 - likewise

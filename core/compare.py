@@ -22,10 +22,10 @@ from hydra.errors import ConfigCompositionException
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from core.build import build
+from core.build import build, build_system
 from core.comparison_report import conclude, present
 from core.data.checks import DataError
-from core.trainers import Data, System, Task
+from core.trainers import Data, Task
 from core.verbs import (
     device_of,
     environment,
@@ -275,7 +275,7 @@ def _result(arm: Arm, seed: int, data: Data, task: Task, folder: Path) -> dict[s
         else:
             seed_everything(seed, verbose=False)
             on_device = data.to(device_of(arm.config))
-            system: System = build(arm.config.system, **task.system_arguments(data))
+            system = build_system(arm.config.system, task.system_arguments(data))
             system.to(device_of(arm.config)).prepare(on_device.without_test())
             evaluation = task.evaluate(system.eval(), on_device, "test")
             result = {"epochs": 0, "seconds": 0.0}

@@ -21,7 +21,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from core.build import build, is_part, targets
+from core.build import build, build_system, is_part, targets
 from core.checkpoints import OURS, find_checkpoint, load_system, read_checkpoint, weights_digest
 from core.cli import conf_dir, domain_conf
 from core.data.checks import DataError
@@ -30,7 +30,7 @@ from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.evaluation.statistics import bootstrap_mean
 from core.report import print_table
-from core.trainers import Data, Fit, System, Task, fit
+from core.trainers import Data, Fit, Task, fit
 
 _NOT_OF_THE_RUN = (
     "verb",
@@ -117,7 +117,7 @@ def train_run(
     task: Task = build(config.task)
     plain = saved_config(config)
     seed_everything(config.seed, verbose=False)
-    system: System = build(config.system, **task.system_arguments(data))
+    system = build_system(config.system, task.system_arguments(data))
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if resume is None:
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")

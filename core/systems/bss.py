@@ -68,8 +68,6 @@ class BSSSimCLR(JointEmbedding):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used.
         n_views: views of a batch, each in a style of its own.
         encoder: `_target_` and arguments, see `core.encoders.build`; None is three strided
             convolutions for images of 17 to 31 pixels.
@@ -87,8 +85,6 @@ class BSSSimCLR(JointEmbedding):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         n_views: int = 2,
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 512,
@@ -98,7 +94,7 @@ class BSSSimCLR(JointEmbedding):
         negatives: Literal["same_style", "all"] = "same_style",
     ) -> None:
         encoder = encoder or usual_encoder(next(iter(shapes.values())))
-        super().__init__(shapes, n_train, n_classes, n_views, encoder, hidden_dim, dim, batch_norm)
+        super().__init__(shapes, n_views, encoder, hidden_dim, dim, batch_norm)
         self.temperature = temperature
         if negatives not in ("same_style", "all"):
             raise DataError(f"system.negatives={negatives}", expected="same_style or all")

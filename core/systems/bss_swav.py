@@ -25,8 +25,6 @@ class BSSSwAV(JointEmbedding):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used.
         n_views: views of a batch, each in a style of its own.
         encoder: as in `core.systems.bss.BSSSimCLR`.
         hidden_dim: width inside the head.
@@ -42,8 +40,6 @@ class BSSSwAV(JointEmbedding):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         n_views: int = 2,
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 512,
@@ -56,7 +52,7 @@ class BSSSwAV(JointEmbedding):
         frozen_epochs: int = 1,
     ) -> None:
         encoder = encoder or usual_encoder(next(iter(shapes.values())))
-        super().__init__(shapes, n_train, n_classes, n_views, encoder, hidden_dim, dim, batch_norm)
+        super().__init__(shapes, n_views, encoder, hidden_dim, dim, batch_norm)
         self.prototypes = Prototypes(dim, n_prototypes)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.frozen_epochs = frozen_epochs

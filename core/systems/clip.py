@@ -22,8 +22,6 @@ class CLIP(Towers):
 
     Args:
         shapes: modality -> shape of one sample, two modalities or more.
-        n_train: not used.
-        n_classes: not used.
         encoder: see `core.systems.towers.Towers`.
         dim: width of the embeddings.
         layer_norm: end each tower in a LayerNorm.
@@ -34,15 +32,13 @@ class CLIP(Towers):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         dim: int = 512,
         layer_norm: bool = False,
         normalize: bool = True,
         logit_scale: float = 14.29,
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, encoder, dim, layer_norm, normalize)
+        super().__init__(shapes, encoder, dim, layer_norm, normalize)
         self.scale = LogitScale(logit_scale)
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

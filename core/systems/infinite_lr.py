@@ -30,7 +30,6 @@ class InfiniteLR(ContinualSystem):
 
     Args:
         shapes: modality -> shape of one sample; the first modality is images.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; those of `task` are the tasks, in
             their order. Without such a label all is one task.
         patch: side of a patch in pixels.
@@ -50,7 +49,6 @@ class InfiniteLR(ContinualSystem):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         patch: int = 2,
         mask_ratio: float = 0.75,

@@ -24,7 +24,6 @@ class ISogCLR(JointEmbedding):
     Args:
         shapes: modality -> shape of one sample.
         n_train: number of training samples: rows of the tables.
-        n_classes: not used.
         encoder: see `core.encoders.build`.
         hidden_dim: width inside the head.
         dim: width of the projections.
@@ -43,7 +42,6 @@ class ISogCLR(JointEmbedding):
         self,
         shapes: dict[str, Sequence[int]],
         n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 128,
         dim: int = 64,
@@ -56,7 +54,7 @@ class ISogCLR(JointEmbedding):
         beta: float = 0.5,
         bounds: tuple[float, float] = (0.05, 1.0),
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, 2, encoder, hidden_dim, dim, batch_norm)
+        super().__init__(shapes, 2, encoder, hidden_dim, dim, batch_norm)
         self.contrast = GlobalContrastiveLoss(
             n_train,
             temperature,

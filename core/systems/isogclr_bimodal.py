@@ -24,7 +24,6 @@ class BimodalISogCLR(Towers):
     Args:
         shapes: modality -> shape of one sample, two modalities.
         n_train: number of training pairs: rows of the tables.
-        n_classes: not used.
         encoder: see `core.systems.towers.Towers`.
         dim: width of the common space.
         temperature: τ at the start.
@@ -44,7 +43,6 @@ class BimodalISogCLR(Towers):
         self,
         shapes: dict[str, Sequence[int]],
         n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         dim: int = 256,
         temperature: float = 0.01,
@@ -61,7 +59,7 @@ class BimodalISogCLR(Towers):
                 expected="two",
                 fix="of one modality with views: system=isogclr; of more: system=clip or symile",
             )
-        super().__init__(shapes, n_train, n_classes, encoder, dim, False, True)
+        super().__init__(shapes, encoder, dim, False, True)
         self.contrast = BimodalGlobalContrastiveLoss(
             (n_train, n_train),
             temperature,

@@ -16,8 +16,6 @@ class JointEmbedding(System):
 
     Args:
         shapes: modality -> shape of one sample; the first modality is what the views are of.
-        n_train: number of training samples.
-        n_classes: name of a label -> number of its classes.
         n_views: augmented views of a sample in a step.
         encoder: `_target_` and arguments of the encoder, which is also given the shape; None
             chooses by the shape, see `core.encoders.build`.
@@ -29,8 +27,6 @@ class JointEmbedding(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         n_views: int = 2,
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 128,

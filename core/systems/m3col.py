@@ -35,7 +35,6 @@ class M3CoL(System):
 
     Args:
         shapes: modality -> shape of one sample, two modalities or more.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; the label `label` is learned, and
             samples where it is negative take part in the contrast only.
         encoder: `_target_` and arguments of the encoders, or modality -> such; all of one width.
@@ -58,7 +57,6 @@ class M3CoL(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         dim: int = 1000,

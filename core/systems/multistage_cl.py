@@ -41,7 +41,6 @@ class MultistageCL(JointEmbedding):
     Args:
         shapes: modality -> shape of one sample.
         n_train: number of training samples, each of which has clusters.
-        n_classes: not used.
         encoder: of every stage, see `core.encoders.build`.
         hidden_dim: width inside the head; None is a linear head.
         dim: width of the projections.
@@ -65,7 +64,6 @@ class MultistageCL(JointEmbedding):
         self,
         shapes: dict[str, Sequence[int]],
         n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int | None = 128,
         dim: int = 64,
@@ -77,7 +75,7 @@ class MultistageCL(JointEmbedding):
         merge_small: bool = False,
         normalize_stages: bool = False,
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, 2, encoder, hidden_dim or dim, dim, batch_norm)
+        super().__init__(shapes, 2, encoder, hidden_dim or dim, dim, batch_norm)
         if n_stages < 1 or n_clusters < 1 or start not in ("scratch", "previous", "first"):
             raise DataError(
                 f"system.n_stages={n_stages}, n_clusters={n_clusters}, start={start}",

@@ -20,8 +20,6 @@ class MultiView(JointEmbedding):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used.
         n_views: augmented views of a sample in a step; so many times the work of one.
         encoder: see `core.encoders.build`.
         hidden_dim: width inside the head.
@@ -40,8 +38,6 @@ class MultiView(JointEmbedding):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         n_views: int = 4,
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 128,
@@ -55,7 +51,7 @@ class MultiView(JointEmbedding):
         if contrast not in get_args(Contrast):
             known = ", ".join(get_args(Contrast))
             raise DataError(f"system.contrast={contrast}", expected=f"one of {known}")
-        super().__init__(shapes, n_train, n_classes, n_views, encoder, hidden_dim, dim, batch_norm)
+        super().__init__(shapes, n_views, encoder, hidden_dim, dim, batch_norm)
         self.temperature, self.contrast = temperature, contrast
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

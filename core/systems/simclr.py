@@ -15,8 +15,6 @@ class SimCLR(JointEmbedding):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used.
         encoder: see `core.encoders.build`.
         hidden_dim: width inside the head.
         dim: width of the projections.
@@ -27,15 +25,13 @@ class SimCLR(JointEmbedding):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 128,
         dim: int = 64,
         batch_norm: bool = False,
         temperature: float = 0.5,
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, 2, encoder, hidden_dim, dim, batch_norm)
+        super().__init__(shapes, 2, encoder, hidden_dim, dim, batch_norm)
         self.temperature = temperature
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

@@ -71,7 +71,6 @@ class SLA(System):
 
     Args:
         shapes: modality -> shape of one sample; the first modality is classified.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; `label` is learned.
         transformations: `_target_` and arguments from `core.augment.transformations`; None is the
             four rotations.
@@ -93,7 +92,6 @@ class SLA(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         transformations: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,

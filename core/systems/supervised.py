@@ -27,7 +27,6 @@ class Supervised(System):
 
     Args:
         shapes: modality -> shape of one sample; the first modality is classified.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; `label` is learned.
         transformations: as in `SLA`; None learns from the samples alone, which is the baseline,
             and otherwise all copies have their sample's class (DA).
@@ -44,7 +43,6 @@ class Supervised(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         transformations: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,

@@ -22,8 +22,6 @@ class SwAV(JointEmbedding):
 
     Args:
         shapes: modality -> shape of one sample; images.
-        n_train: not used.
-        n_classes: not used.
         n_local_views: smaller views of a sample, which give no assignments.
         encoder: see `core.encoders.build`; it has to take images of any size. None: a ResNet-18 for
             small images.
@@ -40,8 +38,6 @@ class SwAV(JointEmbedding):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         n_local_views: int = 6,
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 512,
@@ -55,9 +51,7 @@ class SwAV(JointEmbedding):
     ) -> None:
         channels = next(iter(shapes.values()))[0]
         usual = {"_target_": "core.encoders.resnet.SmallImageResNet", "channels": channels}
-        super().__init__(
-            shapes, n_train, n_classes, 2, encoder or usual, hidden_dim, dim, batch_norm
-        )
+        super().__init__(shapes, 2, encoder or usual, hidden_dim, dim, batch_norm)
         self.n_local_views = n_local_views
         self.prototypes = Prototypes(dim, n_prototypes)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations

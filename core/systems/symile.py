@@ -27,8 +27,6 @@ class Symile(Towers):
 
     Args:
         shapes: modality -> shape of one sample, two modalities or more.
-        n_train: not used.
-        n_classes: not used.
         encoder: see `core.systems.towers.Towers`.
         dim: width of the embeddings.
         layer_norm: end each tower in a LayerNorm, which keeps the products finite.
@@ -40,8 +38,6 @@ class Symile(Towers):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         dim: int = 8192,
         layer_norm: bool = True,
@@ -49,7 +45,7 @@ class Symile(Towers):
         logit_scale: float = 14.29,
         negatives: Literal["n", "all"] = "n",
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, encoder, dim, layer_norm, normalize)
+        super().__init__(shapes, encoder, dim, layer_norm, normalize)
         self.negatives = negatives
         self.scale = LogitScale(logit_scale, maximum=inf)
 

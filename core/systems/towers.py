@@ -30,8 +30,6 @@ class Towers(System):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: number of training samples.
-        n_classes: name of a label -> number of its classes.
         encoder: `_target_` and arguments of the encoders, or modality -> such; each is also given
             the shape. None chooses by the shape, see `core.encoders.build`.
         dim: width of the common space.
@@ -45,8 +43,6 @@ class Towers(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None,
         dim: int,
         layer_norm: bool,

@@ -1,9 +1,10 @@
 """System: what every method is to the trainer, to the evaluation and to the hub."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from huggingface_hub import ModelHubMixin, PyTorchModelHubMixin
@@ -41,6 +42,23 @@ class System(LightningModule, PyTorchModelHubMixin):
     )
     make_schedule: Callable[[Optimizer, int], LRScheduler] = staticmethod(constant)
     latest: Mapping[str, Tensor] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, Any], **arguments: Any) -> Self:  # noqa: ANN401
+        """A system with those of the sizes of the data (`Task.system_arguments`) that it names.
+
+        Args:
+            sizes: name -> value; what is no argument of the constructor is left out. One that takes
+                `**` takes what the constructor of its base class does.
+            arguments: of the constructor.
+        """
+        named: set[str] = set()
+        for base in (base for base in cls.__mro__ if "__init__" in vars(base)):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            named |= set(parameters)
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+                break
+        return cls(**{name: of for name, of in sizes.items() if name in named}, **arguments)
 
     def prepare(self, data: Any) -> None:  # noqa: ANN401 - each domain has its own data class
         """Keeps what the method needs of the training data; called once, before training."""

@@ -59,7 +59,7 @@ class Task(Protocol):
     monitor: str
 
     def system_arguments(self, data: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Constructor arguments of a system that follow from the data, e.g. their sizes."""
+        """What follows from the data for the constructors of systems, see `System.of`."""
         ...
 
     def train_loader(

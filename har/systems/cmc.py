@@ -25,8 +25,6 @@ class CMC(System):
 
     Args:
         shapes: modality -> shape of one window, two modalities.
-        n_train: not used.
-        n_classes: not used.
         encoder: modality -> `_target_` and arguments, or one for both; None: the published ones,
             see `har.systems.encoders`.
         hidden_dim: width inside the projections.
@@ -42,8 +40,6 @@ class CMC(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 256,
         dim: int = 128,

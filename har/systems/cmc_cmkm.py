@@ -38,7 +38,6 @@ class CMCCMKM(CMC):
     Args:
         shapes: modality -> shape of one window, two modalities.
         n_train: number of training windows.
-        n_classes: not used.
         encoder: see `CMC`; the guides have the same.
         hidden_dim: see `CMC`.
         dim: see `CMC`.
@@ -55,7 +54,6 @@ class CMCCMKM(CMC):
         self,
         shapes: dict[str, Sequence[int]],
         n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 256,
         dim: int = 128,
@@ -66,7 +64,7 @@ class CMCCMKM(CMC):
         guide_lr: float = 0.001,
         guide_views: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, encoder, hidden_dim, dim, temperature)
+        super().__init__(shapes, encoder, hidden_dim, dim, temperature)
         self.intra_weight = intra_weight
         self.guide_epochs, self.guide_batch_size = guide_epochs, guide_batch_size
         self.guide_lr, self.guide_views = guide_lr, guide_views or _VIEWS
@@ -79,7 +77,7 @@ class CMCCMKM(CMC):
     def prepare(self, data: Windows) -> None:
         """Trains a guide for each modality and keeps its view of every training window."""
         for name, shape in self.shapes.items():
-            guide = SimCLR({name: shape}, 0, {}, **self.guide_of[name])
+            guide = SimCLR({name: shape}, **self.guide_of[name])
             columns = data.columns("train")
             columns = {key: columns[key] for key in (name, "mask") if key in columns}
             vectors = self._guided(guide.to(columns[name].device), columns, name)

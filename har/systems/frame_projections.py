@@ -61,8 +61,6 @@ class FrameProjections(System):
 
     Args:
         shapes: modality -> shape of one sample; one series (channels, time).
-        n_train: not used.
-        n_classes: not used.
         encoder: of the window, see `core.encoders.build`; None is the paper's ResNet.
         gabor_encoder: of the scalogram (channels, scales, time); None is the paper's.
         fourier_encoder: of amplitudes and phases (twice the channels, bins); None is the paper's.
@@ -85,8 +83,6 @@ class FrameProjections(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         gabor_encoder: dict[str, Any] | None = None,
         fourier_encoder: dict[str, Any] | None = None,

@@ -24,8 +24,6 @@ class HardNegatives(CMC):
 
     Args:
         shapes: modality -> shape of one window, two modalities.
-        n_train: not used.
-        n_classes: not used.
         encoder: see `CMC`.
         hidden_dim: see `CMC`.
         dim: see `CMC`.
@@ -39,8 +37,6 @@ class HardNegatives(CMC):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 256,
         dim: int = 128,
@@ -49,7 +45,7 @@ class HardNegatives(CMC):
         tau_plus: float = 0.1,
         negatives: Literal["cross", "all"] = "cross",
     ) -> None:
-        super().__init__(shapes, n_train, n_classes, encoder, hidden_dim, dim, temperature)
+        super().__init__(shapes, encoder, hidden_dim, dim, temperature)
         self.beta, self.tau_plus, self.negatives = beta, tau_plus, negatives
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

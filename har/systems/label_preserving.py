@@ -17,7 +17,6 @@ class LabelPreserving(Supervised):
 
     Args:
         shapes: modality -> shape of one window; the first modality is classified.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; `label` is learned.
         transformations: as in `SLA`; None learns from the windows alone.
         encoder: see `har.systems.encoders`.
@@ -28,7 +27,6 @@ class LabelPreserving(Supervised):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         transformations: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,
@@ -37,7 +35,6 @@ class LabelPreserving(Supervised):
     ) -> None:
         super().__init__(
             shapes,
-            n_train,
             n_classes,
             transformations,
             encoder_config(encoder, next(iter(shapes))),

@@ -22,8 +22,6 @@ class SimCLR(System):
 
     Args:
         shapes: modality -> shape of one window, one modality.
-        n_train: not used.
-        n_classes: not used.
         encoder: modality -> `_target_` and arguments, or one for all; None: the published ones,
             see `har.systems.encoders`.
         hidden_dim: width inside the projection.
@@ -40,8 +38,6 @@ class SimCLR(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 256,
         dim: int = 128,

@@ -25,7 +25,6 @@ class SLA(sla.SLA):
 
     Args:
         shapes: modality -> shape of one window; the first modality is classified.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; `label` is learned.
         transformations: `_target_` and arguments from `core.augment.transformations`; None is
             quarter turns about the third axis, each forwards and backwards in time.
@@ -38,7 +37,6 @@ class SLA(sla.SLA):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         transformations: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,
@@ -48,7 +46,6 @@ class SLA(sla.SLA):
     ) -> None:
         super().__init__(
             shapes,
-            n_train,
             n_classes,
             transformations or AXES_AND_TIME,
             encoder_config(encoder, next(iter(shapes))),

@@ -21,7 +21,6 @@ class Supervised(System):
 
     Args:
         shapes: modality -> shape of one window.
-        n_train: not used.
         n_classes: name of a label -> number of its classes; `label` is learned.
         encoder: modality -> `_target_` and arguments, or one for all; None: the published ones,
             see `har.systems.encoders`.
@@ -36,7 +35,6 @@ class Supervised(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
         n_classes: dict[str, int],
         encoder: dict[str, Any] | None = None,
         hidden_dim: int = 256,

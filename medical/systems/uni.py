@@ -15,7 +15,6 @@ not for backbone and heads apart; the gain of the weight-normalised last layer i
 trained.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -61,9 +60,6 @@ class UNI(System):
     """Self-distillation of crops and masked patches.
 
     Args:
-        shapes: not used; images of any size whose sides are multiples of the patch.
-        n_train: not used.
-        n_classes: not used.
         image_size: side of the large crops in pixels, for which positions are learned.
         patch: side of a patch in pixels.
         dim: width of the backbone and of the features.
@@ -95,9 +91,6 @@ class UNI(System):
 
     def __init__(
         self,
-        shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         image_size: int = 224,
         patch: int = 16,
         dim: int = 1024,

@@ -29,8 +29,6 @@ class VelvetHeads(System):
 
     Args:
         shapes: modality -> shape of a sample.
-        n_train: training samples; not used.
-        n_classes: of labels; not used.
         objectives: report, local or both.
         hidden: width of the layer that both contrasts share.
         projection: width of the spaces of comparison.
@@ -44,8 +42,6 @@ class VelvetHeads(System):
     def __init__(
         self,
         shapes: dict[str, list[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         objectives: Sequence[str] = OBJECTIVES,
         hidden: int = 128,
         projection: int = 64,

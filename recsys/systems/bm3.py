@@ -47,7 +47,7 @@ class BM3(Recommender):
         reg_weight: float = 0.1,
         cl_weight: float = 2.0,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         self.dim, self.n_layers, self.dropout = dim, n_layers, dropout
         self.reg_weight, self.cl_weight = reg_weight, cl_weight
         self.user_embedding = nn.Embedding(n_users, dim)

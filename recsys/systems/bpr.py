@@ -14,7 +14,6 @@ class BPR(Recommender):
         n_users: number of users.
         n_items: number of items.
         n_interactions: number of training pairs.
-        feature_dims: not used.
         dim: width of the embeddings.
         reg_weight: weight of half the squared norms of the batch's embeddings, a pair.
     """
@@ -26,11 +25,10 @@ class BPR(Recommender):
         n_users: int,
         n_items: int,
         n_interactions: int,
-        feature_dims: dict[str, int],
         dim: int = 64,
         reg_weight: float = 1e-4,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         self.reg_weight = reg_weight
         self.user_embedding = nn.Embedding(n_users, dim)
         self.item_embedding = nn.Embedding(n_items, dim)

@@ -56,7 +56,7 @@ class FREEDOM(Recommender):
         edge_dropout: float = 0.8,
         modality_weight: float = 1e-3,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         if not feature_dims:
             raise DataError(
                 "freedom needs item features and the data have none",

@@ -79,7 +79,7 @@ class ItemGraph(Recommender):
         reg_weight: float = 1e-4,
         detach_anchor: bool = False,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         if not feature_dims:
             raise DataError(
                 "item_graph needs item features and the data have none",

@@ -18,7 +18,6 @@ class LightGCN(Recommender):
         n_users: number of users.
         n_items: number of items.
         n_interactions: number of training pairs.
-        feature_dims: not used.
         dim: width of the embeddings.
         n_layers: propagation layers L.
         reg_weight: weight of half the squared norms of the batch's embeddings before propagation,
@@ -32,12 +31,11 @@ class LightGCN(Recommender):
         n_users: int,
         n_items: int,
         n_interactions: int,
-        feature_dims: dict[str, int],
         dim: int = 64,
         n_layers: int = 3,
         reg_weight: float = 1e-4,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         self.n_layers, self.reg_weight = n_layers, reg_weight
         self.embedding = nn.Embedding(n_users + n_items, dim)
         nn.init.xavier_uniform_(self.embedding.weight.data[:n_users])

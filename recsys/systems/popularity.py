@@ -14,10 +14,8 @@ class Popularity(Recommender):
     The reference that every recommender has to beat.
     """
 
-    def __init__(
-        self, n_users: int, n_items: int, n_interactions: int, feature_dims: dict[str, int]
-    ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+    def __init__(self, n_users: int, n_items: int, n_interactions: int) -> None:
+        super().__init__(n_users, n_items, n_interactions)
         self.counts: Tensor
         self.register_buffer("counts", torch.zeros(n_items))
 

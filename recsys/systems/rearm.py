@@ -100,7 +100,7 @@ class REARM(Recommender):
         meta_share: bool = True,
         official_negatives: bool = False,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         if missing := [m for m in MODALITIES if m not in feature_dims]:
             raise DataError(
                 f"rearm needs {' and '.join(missing)} features and the data have "

@@ -18,7 +18,6 @@ class Recommender(System):
         n_users: number of users.
         n_items: number of items.
         n_interactions: number of training pairs.
-        feature_dims: modality -> width of the items' raw features.
 
     Attributes:
         needs_negatives: whether a batch must bring a sampled `negative` item for every pair.
@@ -29,11 +28,9 @@ class Recommender(System):
     needs_negatives = False
     official_negatives = False
 
-    def __init__(
-        self, n_users: int, n_items: int, n_interactions: int, feature_dims: dict[str, int]
-    ) -> None:
+    def __init__(self, n_users: int, n_items: int, n_interactions: int) -> None:
         super().__init__()
-        self.n_users, self.n_items, self.feature_dims = n_users, n_items, dict(feature_dims)
+        self.n_users, self.n_items = n_users, n_items
         self.train_pairs: Tensor
         self.register_buffer("train_pairs", torch.zeros(2, n_interactions, dtype=torch.int32))
         self._adjacency: Tensor | None = None

@@ -41,14 +41,14 @@ class VBPR(Recommender):
         feature_dim: int = 64,
         reg_weight: float = 1e-4,
     ) -> None:
-        super().__init__(n_users, n_items, n_interactions, feature_dims)
+        super().__init__(n_users, n_items, n_interactions)
         if not feature_dims:
             raise DataError(
                 "vbpr needs item features and the data have none",
                 expected="image_feat.npy or text_feat.npy beside the interactions",
             )
         width = sum(feature_dims.values())
-        self.reg_weight = reg_weight
+        self.reg_weight, self.modalities = reg_weight, list(feature_dims)
         self.features: Tensor
         self.register_buffer("features", torch.zeros(n_items, width))
         self.user_latent = nn.Embedding(n_users, dim)
@@ -65,7 +65,7 @@ class VBPR(Recommender):
     def prepare(self, data: Interactions) -> None:
         """Copies the training pairs and the scaled features."""
         super().prepare(data)
-        tables = [data.features[name] for name in self.feature_dims]
+        tables = [data.features[name] for name in self.modalities]
         self.features.copy_(
             torch.cat([table / table.norm(dim=1).mean().clamp_min(1e-12) for table in tables], 1)
         )

@@ -73,8 +73,6 @@ class AllSensors(System):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used; `target` says what is predicted.
         target: `_target_` and `n_outputs` of one of `remote_sensing.systems.targets`.
         encoder: see `remote_sensing.systems.eo_colearning.MDiCo`.
         dim: width of encoders that are chosen by the shape.
@@ -89,8 +87,6 @@ class AllSensors(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         target: dict[str, Any],
         encoder: dict[str, Any] | None = None,
         dim: int = 128,

@@ -203,8 +203,6 @@ class CROMA(System):
     Args:
         shapes: "optical" and "radar" -> (bands, height, width) of one chip, the same height and
             width; any multiple of `patch` may be embedded later.
-        n_train: not used.
-        n_classes: not used.
         patch: side of a patch in pixels.
         dim: width of the tokens; 768 is the base size, 1024 the large one.
         depth: blocks of the optical encoder, an even number: 12 or 24; the radar encoder and the
@@ -226,8 +224,6 @@ class CROMA(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         patch: int = 8,
         dim: int = 768,
         depth: int = 12,

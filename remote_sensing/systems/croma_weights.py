@@ -44,7 +44,7 @@ def read_published(path: str | Path, patch: int = 8, heads: int = 16) -> CROMA:
             OPTICAL: [optical_values // patch**2, patch, patch],
             RADAR: [radar_values // patch**2, patch, patch],
         }
-        system = CROMA(shapes, 0, {}, patch=patch, dim=width, depth=depth, heads=heads)
+        system = CROMA(shapes, patch=patch, dim=width, depth=depth, heads=heads)
         _fill(system, published)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:3])

@@ -52,8 +52,6 @@ class MDiCo(System):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used; `target` says what is predicted.
         target: `_target_` and `n_outputs` of one of `remote_sensing.systems.targets`.
         encoder: `_target_` and arguments of all encoders, or modality -> such; None: TempCNN for
             series, ResNet-50 for images. Each is built twice.
@@ -77,8 +75,6 @@ class MDiCo(System):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         target: dict[str, Any],
         encoder: dict[str, Any] | None = None,
         dim: int = 128,

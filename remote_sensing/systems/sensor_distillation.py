@@ -26,8 +26,6 @@ class SensorDistillation(SingleSensor):
 
     Args:
         shapes: modality -> shape of one sample.
-        n_train: not used.
-        n_classes: not used; `target` says what is predicted.
         target: `_target_` and `n_outputs` of one of `remote_sensing.systems.targets`.
         encoder: of the teacher and of the students; see
             `remote_sensing.systems.eo_colearning.MDiCo`.
@@ -46,8 +44,6 @@ class SensorDistillation(SingleSensor):
     def __init__(
         self,
         shapes: dict[str, Sequence[int]],
-        n_train: int,
-        n_classes: dict[str, int],
         target: dict[str, Any],
         encoder: dict[str, Any] | None = None,
         dim: int = 128,
@@ -67,10 +63,7 @@ class SensorDistillation(SingleSensor):
                 f"system.weight={weight}, system.temperature={temperature}",
                 expected="a weight from 0 on and a temperature above 0",
             )
-        super().__init__(
-            *(shapes, n_train, n_classes, target, encoder, dim, head_hidden, head_dropout),
-            image_weights,
-        )
+        super().__init__(shapes, target, encoder, dim, head_hidden, head_dropout, image_weights)
         self.weight, self.temperature = weight, temperature
         self.teacher = SensorFusion(
             shapes, self.target.n_outputs, encoder, dim, head_hidden, head_dropout

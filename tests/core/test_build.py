@@ -72,7 +72,7 @@ def test_a_package_that_the_user_trusts_is_called(monkeypatch: pytest.MonkeyPatc
 
 
 def test_exported_weights_cannot_name_what_is_called(tmp_path: Path) -> None:
-    SimCLR({"x": [3]}, 5, {}).save_pretrained(tmp_path)
+    SimCLR({"x": [3]}).save_pretrained(tmp_path)
     sprung = tmp_path / "sprung"
     config = tmp_path / "config.json"
     trap = f'{{"_target_": "subprocess.check_output", "args": ["touch", "{sprung}"]}}'

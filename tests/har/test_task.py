@@ -218,7 +218,7 @@ class TestEvaluation:
         torch.manual_seed(0)
         task = ActivityRecognition(classifier="fine_tuned")
         data = windows(noise=1.5)
-        system = CMC(**task.system_arguments(data), encoder=SMALL, hidden_dim=8, dim=4).eval()
+        system = CMC.of(task.system_arguments(data), encoder=SMALL, hidden_dim=8, dim=4).eval()
         before = {name: value.clone() for name, value in system.state_dict().items()}
         random = torch.get_rng_state()
         tuned = task.evaluate(system, data, "test").metrics
@@ -333,7 +333,7 @@ class TestViews:
         lengths[::3] = 13
         data = windows(lengths=lengths)
         task = ActivityRecognition({SKELETON: Jitter(1.0), IMU: Jitter(1.0)})
-        system = CMC(**task.system_arguments(data), encoder=SMALL)
+        system = CMC.of(task.system_arguments(data), encoder=SMALL)
         (batch,) = task.train_loader(system, data, 48, 0)
         assert batch["mask"].sum(1).unique().tolist() == [13, 20]
         assert torch.equal(batch["mask"].sum(1), lengths[data.splits["train"]][batch["index"]])

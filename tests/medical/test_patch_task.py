@@ -80,9 +80,6 @@ def test_without_labels_only_the_rank_is_told(patches: Patches) -> None:
 
 def test_batches_hold_crops_and_masks_and_no_pixels_of_the_test(patches: Patches) -> None:
     system = UNI(
-        {},
-        1,
-        {},
         image_size=16,
         patch=4,
         dim=8,

@@ -5,6 +5,7 @@ import torch
 
 from recsys.data.demo import generate_grs
 from recsys.data.interactions import Interactions
+from recsys.task import TopKRecommendation
 
 
 def generated(seed: int = 0, n_users: int = 40, n_items: int = 30, **sizes) -> Interactions:
@@ -26,9 +27,7 @@ def generated(seed: int = 0, n_users: int = 40, n_items: int = 30, **sizes) -> I
 
 def built(system_class, data: Interactions, **arguments):
     """A system on these data, prepared and not trained."""
-    system = system_class(
-        data.n_users, data.n_items, data.n_interactions, data.feature_dims, **arguments
-    )
+    system = system_class.of(TopKRecommendation().system_arguments(data), **arguments)
     system.prepare(data)
     return system
 

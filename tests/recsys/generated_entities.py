@@ -40,7 +40,7 @@ def generated(
 
 def built(data: EntityPairs, **arguments) -> LargeScaleSSL:
     """A small system on these data, prepared and not trained."""
-    system = LargeScaleSSL(**Retrieval().system_arguments(data), **(TINY | arguments))
+    system = LargeScaleSSL.of(Retrieval().system_arguments(data), **(TINY | arguments))
     system.prepare(data)
     return system
 

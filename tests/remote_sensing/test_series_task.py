@@ -15,7 +15,7 @@ from tests.remote_sensing.sensors import SMALL, series
 
 def built(task: OneSensor, data: Series, epochs: int = 0) -> MDiCo:
     torch.manual_seed(0)
-    system = MDiCo(**task.system_arguments(data), encoder=SMALL)
+    system = MDiCo.of(task.system_arguments(data), encoder=SMALL)
     system.prepare(data.without_test())
     loader = task.train_loader(system.train(), data.without_test(), 16, 0)
     optimizer = torch.optim.Adam(system.parameters(), 1e-2)

@@ -210,11 +210,11 @@ def test_statistics_travel_with_the_run(tmp_path: Path) -> None:
 def test_reconstructions_are_drawn_of_what_reconstructs(tmp_path: Path) -> None:
     data = _chips(12)
     small = {"patch": 4, "dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16, "decoder_heads": 2}
-    (file,) = ChipProbing().draw(CROMA(data.shapes, 4, {}, **small), data, "valid", tmp_path)
+    (file,) = ChipProbing().draw(CROMA(data.shapes, **small), data, "valid", tmp_path)
     picture = imread(file)[..., :3]
     # The chips are among the colours of the picture, as they are.
     seen = data.batch(data.splits["valid"][:4])["optical"][0].permute(1, 2, 0).flip(2)  # B04 first
     colours = {tuple(c) for c in (picture.reshape(-1, 3) * 255).round().astype(int).tolist()}
     assert tuple((seen[2, 2] * 255).round().int().tolist()) in colours
-    nothing = CROMA(data.shapes, 4, {}, objectives="contrastive", **small)
+    nothing = CROMA(data.shapes, objectives="contrastive", **small)
     assert ChipProbing().draw(nothing, data, "valid", tmp_path) == []

@@ -66,7 +66,7 @@ def batches(
     data: Samples, rank: int = 0, world: int = 1, given: int = 0
 ) -> list[dict[str, Tensor]]:
     task = Probing(SimCLRViews())
-    system = SimCLR(**task.system_arguments(data), encoder=MLP)
+    system = SimCLR.of(task.system_arguments(data), encoder=MLP)
     loader = task.train_loader(system, data.without_test(), 8, 3, rank, world)
     loader.load_state_dict(loader.state_dict() | {"batches_given": given})
     return list(loader)
@@ -114,7 +114,7 @@ def test_a_streamed_run_killed_within_an_epoch_ends_as_one_in_memory(
 
     def train(data: Samples, folder: str, resume: Path | None = None) -> dict:
         torch.manual_seed(0)
-        system = SimCLR(**task.system_arguments(data), encoder=MLP)
+        system = SimCLR.of(task.system_arguments(data), encoder=MLP)
         options = {"max_epochs": 2, "batch_size_global": 8, "checkpoint_every_n_steps": 1}
         fit(system, data, task, tmp_path / folder, progress=False, resume=resume, **options)
         return read_checkpoint(tmp_path / folder / "checkpoints" / "last.ckpt")
@@ -137,7 +137,7 @@ def test_a_streamed_run_killed_within_an_epoch_ends_as_one_in_memory(
     assert found["global_step"] == expected["global_step"] == 12
     for name, weight in expected["state_dict"].items():
         assert torch.equal(found["state_dict"][name], weight), name
-    system = SimCLR(**task.system_arguments(whole), encoder=MLP).eval()
+    system = SimCLR.of(task.system_arguments(whole), encoder=MLP).eval()
     scores = [task.evaluate(system, data, "test").metrics for data in (whole, streamed)]
     assert scores[0] == scores[1]
 
@@ -149,7 +149,7 @@ def test_stages_cluster_streamed_images_as_those_in_memory(tmp_path: Path) -> No
     for data, folder in ((whole, "whole"), (streamed, "streamed")):
         torch.manual_seed(0)
         sizes = task.system_arguments(data.without_test())
-        system = MultistageCL(**sizes, encoder=MLP, n_stages=2, n_clusters=2)
+        system = MultistageCL.of(sizes, encoder=MLP, n_stages=2, n_clusters=2)
         options = {"max_epochs": 2, "batch_size_global": 8, "validate_every": 2}
         fit(system, data, task, tmp_path / folder, progress=False, **options)
         found.append(system)

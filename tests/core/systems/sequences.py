@@ -70,7 +70,7 @@ def staged(**arguments: Any) -> tuple[MultistageCL, StageProbing]:
     }
     task = StageProbing(Noise(), "knn_accuracy", 3)
     torch.manual_seed(0)
-    return MultistageCL(**task.system_arguments(data), **small | arguments), task
+    return MultistageCL.of(task.system_arguments(data), **small | arguments), task
 
 
 def continual(
@@ -80,7 +80,7 @@ def continual(
     small: dict[str, Any] = {"hidden": [8], "dim": 4}
     task = Continual(monitor="knn_accuracy", k=3)
     torch.manual_seed(0)
-    return system(**task.system_arguments(data), **small | arguments), task
+    return system.of(task.system_arguments(data), **small | arguments), task
 
 
 def train(

@@ -33,7 +33,7 @@ def _gradients(
     steps: int,
 ) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    built = system(**task.system_arguments(data), **arguments)
+    built = system.of(task.system_arguments(data), **arguments)
     loader = task.train_loader(built, data, batch_size, 3, rank(), world_size())
     for batch in islice(loader, steps):
         built.objective(batch)["loss"].backward()

@@ -64,11 +64,11 @@ def test_all_negatives_of_two_views_are_simclr() -> None:
     assert not torch.allclose(poly_view(two, 0.3), same_style(two, 0.3))
     shapes = {"image": [3, 10, 10]}
     for negatives, loss in (("all", nt_xent), ("same_style", lambda a, b, t: same_style(two, t))):
-        system = BSSSimCLR(shapes, 9, {}, **SMALL, negatives=negatives, temperature=0.3)
+        system = BSSSimCLR(shapes, **SMALL, negatives=negatives, temperature=0.3)
         system.views = lambda batch: two  # type: ignore[method-assign]
         torch.testing.assert_close(system.objective({})["loss"], loss(*two, 0.3))
     with pytest.raises(DataError, match="negatives=other"):
-        BSSSimCLR(shapes, 9, {}, **SMALL, negatives="other")  # type: ignore[arg-type]
+        BSSSimCLR(shapes, **SMALL, negatives="other")  # type: ignore[arg-type]
 
 
 def test_a_style_that_all_rows_of_a_view_share_pushes_no_rows_apart() -> None:
@@ -87,7 +87,7 @@ def test_a_style_that_all_rows_of_a_view_share_pushes_no_rows_apart() -> None:
 
 @pytest.mark.parametrize(("shape", "width"), [([3, 24, 24], 96), ([3, 8, 8], 128)])
 def test_the_usual_encoder_follows_the_size(shape: list[int], width: int) -> None:
-    for system in (BSSSimCLR({"x": shape}, 9, {}), BSSSwAV({"x": shape}, 9, {})):
+    for system in (BSSSimCLR({"x": shape}), BSSSwAV({"x": shape})):
         assert system.encoder.dim == width
 
 
@@ -110,7 +110,7 @@ def run(system: System, folder: Path, epochs: int, resume: bool = False) -> Syst
 
 def swav() -> BSSSwAV:
     torch.manual_seed(0)
-    return BSSSwAV(**task().system_arguments(samples()), **SMALL, n_prototypes=5)
+    return BSSSwAV.of(task().system_arguments(samples()), **SMALL, n_prototypes=5)
 
 
 def test_prototypes_stand_still_for_an_epoch_and_stay_of_length_1(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_forgetting_is_the_loss_now_minus_when_the_task_was_learned(whole: Any) 
 
 def test_without_tasks_all_is_one(tmp_path: Path) -> None:
     data = tasks()
-    system = InfiniteLR(data.shapes, 72, {"label": 6}, hidden=[8], dim=4)
+    system = InfiniteLR(data.shapes, {"label": 6}, hidden=[8], dim=4)
     order = system.batch_order({"image": torch.zeros(72, 1, 4, 4)}, 8, 0, 0, 1)
     assert sorted(order.permutation(order.generator()).tolist()) == list(range(72))
     assert len(system.as_learned) == 0
@@ -214,4 +214,4 @@ def test_impossible_fractions_are_refused(fraction: float) -> None:
 @pytest.mark.parametrize("shape", [[16], [1, 5, 4]], ids=str)
 def test_images_of_whole_patches_are_needed(shape: list[int]) -> None:
     with pytest.raises(DataError, match="no whole patches of 2 x 2"):
-        InfiniteLR({"x": shape}, 10, {})
+        InfiniteLR({"x": shape}, {})

@@ -24,7 +24,7 @@ TASK = LongTailProbing(SmallImageViews())
 
 def _system(**arguments) -> ISogCLR:
     torch.manual_seed(0)
-    return ISogCLR(SHAPES, 12, {"label": 3}, **arguments)
+    return ISogCLR(SHAPES, 12, **arguments)
 
 
 def _batch(rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ def test_nothing_is_said_of_data_with_another_training_split() -> None:
 
 def _run(folder: Path, data: Samples, epochs: int, resume: Path | None = None) -> ISogCLR:
     torch.manual_seed(0)
-    system = ISogCLR(**TASK.system_arguments(data))
+    system = ISogCLR.of(TASK.system_arguments(data))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit(
         system,
@@ -161,7 +161,7 @@ def test_tables_survive_checkpoint_and_resume(digits: Samples, tmp_path: Path) -
 
 
 def test_the_evaluation_shows_what_the_system_reports(digits: Samples) -> None:
-    system = ISogCLR(**TASK.system_arguments(digits))
+    system = ISogCLR.of(TASK.system_arguments(digits))
     with torch.no_grad():
         labels = digits.labels["label"][TASK.trained_on(digits).splits["train"]]
         system.temperatures.copy_(0.9 - 0.05 * labels)
@@ -169,7 +169,7 @@ def test_the_evaluation_shows_what_the_system_reports(digits: Samples) -> None:
     assert found["temperature_spearman"] == pytest.approx(1)
     # Without the test rows the training rows have other numbers, and the same tables.
     assert TASK.evaluate(system, digits.without_test(), "valid").metrics == found
-    other = SimCLR(**TASK.system_arguments(digits)).eval()
+    other = SimCLR.of(TASK.system_arguments(digits)).eval()
     assert "temperature_spearman" not in TASK.evaluate(other, digits, "valid").metrics
 
 
@@ -205,7 +205,7 @@ def test_frequent_digits_get_large_temperatures(digits: Samples, tmp_path: Path)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for seed, (name, (method, arguments)) in itertools.product(range(4), arms.items()):
         torch.manual_seed(seed)
-        system = method(**task.system_arguments(digits), batch_norm=True, **arguments)
+        system = method.of(task.system_arguments(digits), batch_norm=True, **arguments)
         folder = tmp_path / f"{name}{seed}"
         (folder / "checkpoints").mkdir(parents=True)
         fit(

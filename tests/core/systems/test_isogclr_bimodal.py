@@ -23,7 +23,7 @@ TASK = Retrieval()
 
 def _system(**arguments) -> BimodalISogCLR:
     torch.manual_seed(0)
-    return BimodalISogCLR(SHAPES, 12, {}, dim=16, **arguments)
+    return BimodalISogCLR(SHAPES, 12, dim=16, **arguments)
 
 
 def _batch(rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ def test_scores_are_cosines() -> None:
 @pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
 def test_other_than_two_modalities_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=f"{len(names)} modalities"):
-        BimodalISogCLR({name: [3] for name in names}, 12, {})
+        BimodalISogCLR({name: [3] for name in names}, 12)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_halves_make_the_digits(halves: Samples, tmp_path: Path) -> None:
 
 def _run(folder: Path, data: Samples, epochs: int, resume: Path | None = None) -> BimodalISogCLR:
     torch.manual_seed(0)
-    system = BimodalISogCLR(**TASK.system_arguments(data), dim=16, rho=2.0)
+    system = BimodalISogCLR.of(TASK.system_arguments(data), dim=16, rho=2.0)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit(
         system,

@@ -23,7 +23,7 @@ SMALL = {"dim": 6, "hidden_dim": 5}
 
 def built(**arguments) -> M3CoL:
     torch.manual_seed(0)
-    return M3CoL(SHAPES, 20, {"label": 3}, **SMALL | arguments)
+    return M3CoL(SHAPES, {"label": 3}, **SMALL | arguments)
 
 
 def rows(n: int = 8) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def test_without_mixing_the_contrast_is_that_of_clip() -> None:
 
 def test_two_modalities_are_aligned_both_ways() -> None:
     torch.manual_seed(0)
-    system = M3CoL({"a": [3], "b": [4]}, 20, {"label": 3}, **SMALL, switch=0.0)
+    system = M3CoL({"a": [3], "b": [4]}, {"label": 3}, **SMALL, switch=0.0)
     a, b = system.encode(rows())
     found = system.objective(rows())["contrast"]
     torch.testing.assert_close(found, soft_clip(a, b, 0.125) + soft_clip(b, a, 0.125))
@@ -163,7 +163,7 @@ class Phases(M3CoL):
 def test_switches_after_a_third_of_the_epochs_also_when_resumed(tmp_path: Path) -> None:
     def trained(folder: str, resume: Path | None = None, **options) -> tuple[list, dict]:
         torch.manual_seed(0)
-        system = Phases(SHAPES, 14, {"label": 3}, **SMALL)
+        system = Phases(SHAPES, {"label": 3}, **SMALL)
         run = tmp_path / folder
         options = {"max_epochs": 7, "batch_size_global": 5, "accelerator": "cpu"} | options
         task = Classification()
@@ -213,14 +213,12 @@ def test_is_rebuilt_from_files(tmp_path: Path) -> None:
 
 def test_refuses_what_it_cannot_learn_from() -> None:
     with pytest.raises(DataError, match="M3CoL of one modality, a"):
-        M3CoL({"a": [3]}, 20, {"label": 3})
+        M3CoL({"a": [3]}, {"label": 3})
     with pytest.raises(DataError, match="the data have no `label`"):
-        M3CoL(SHAPES, 20, {"kind": 3})
+        M3CoL(SHAPES, {"kind": 3})
     image = {"a": [3], "image": [3, 32, 32]}
     with pytest.raises(DataError, match=r"encoders of widths a 6, image 512\n.*one width"):
-        M3CoL(image, 20, {"label": 3}, **SMALL)
-    assert (
-        M3CoL(image, 20, {"label": 3}, dim=512, hidden_dim=4).fusion.layers[1].in_features == 1024
-    )
+        M3CoL(image, {"label": 3}, **SMALL)
+    assert M3CoL(image, {"label": 3}, dim=512, hidden_dim=4).fusion.layers[1].in_features == 1024
     with pytest.raises(DataError, match="without partners"):
         built().objective(rows())

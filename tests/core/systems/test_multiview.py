@@ -23,7 +23,7 @@ CONTRASTS = ["mv_dhel", "mv_info_nce", "pairwise", "average", "poly_view"]
 
 def _system(**arguments) -> MultiView:
     torch.manual_seed(0)
-    return MultiView(SHAPES, 12, {"label": 3}, **arguments)
+    return MultiView(SHAPES, **arguments)
 
 
 def _views(n_views: int = 4, seed: int = 1) -> Tensor:
@@ -46,7 +46,7 @@ def _assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("contrast", ["pairwise", "average"])
 def test_pairs_of_two_views_are_simclr(contrast: str) -> None:
     torch.manual_seed(0)
-    simclr = SimCLR(SHAPES, 12, {"label": 3}, temperature=0.5)
+    simclr = SimCLR(SHAPES, temperature=0.5)
     system = _system(n_views=2, contrast=contrast)
     _assert_close(_gradients(system, _views(2)), _gradients(simclr, _views(2)))
 
@@ -172,7 +172,7 @@ def test_repelling_within_views_keeps_more_dimensions(tmp_path: Path) -> None:
     for contrast, n_views in (("mv_dhel", 4), ("mv_dhel", 2), ("pairwise", 4), ("pairwise", 2)):
         torch.manual_seed(0)
         arguments = TASK.system_arguments(data)
-        system = MultiView(**arguments, n_views=n_views, contrast=contrast)
+        system = MultiView.of(arguments, n_views=n_views, contrast=contrast)
         folder = tmp_path / f"{contrast}{n_views}"
         (folder / "checkpoints").mkdir(parents=True)
         fit(

@@ -11,7 +11,7 @@ from core.systems.simclr import SimCLR
 from core.tasks.probing import Probing
 from core.trainers import fit
 
-SIZES = {"shapes": {"image": [1, 8, 8]}, "n_train": 12, "n_classes": {"label": 10}}
+SIZES = {"shapes": {"image": [1, 8, 8]}}
 
 
 def test_the_objective_is_the_papers_with_every_view_an_anchor() -> None:
@@ -48,7 +48,7 @@ def test_a_run_cut_in_two_has_the_weights_of_an_unbroken_one(tmp_path: Path) -> 
 
     def trained(folder: str, max_epochs: int, resume: Path | None = None) -> Path:
         torch.manual_seed(0)
-        system = SimCLR(**task.system_arguments(data))
+        system = SimCLR.of(task.system_arguments(data))
         options = {"max_epochs": max_epochs, "batch_size_global": 64, "resume": resume}
         fit(system, data, task, tmp_path / folder, **options, progress=False)
         return tmp_path / folder / "checkpoints" / "last.ckpt"

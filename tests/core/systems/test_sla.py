@@ -35,7 +35,7 @@ def samples(n: int = 22) -> Samples:
 
 def built(kind: type[System] = SLA, **arguments) -> System:
     torch.manual_seed(0)
-    return kind(**TASK.system_arguments(samples()), **MLP | arguments)
+    return kind.of(TASK.system_arguments(samples()), **MLP | arguments)
 
 
 def batch(n: int = 6) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ def test_samples_without_a_label_are_not_learned_from() -> None:
 )
 def test_the_usual_trunk_follows_the_size(shape: list[int], width: int) -> None:
     for kind in (SLA, Supervised):
-        system = kind({"x": shape}, 9, {"label": 3})
+        system = kind({"x": shape}, {"label": 3})
         assert system.embed({"x": torch.rand(2, *shape)})["x"].shape == (2, width)
 
 
@@ -160,7 +160,7 @@ def test_the_usual_trunk_follows_the_size(shape: list[int], width: int) -> None:
     ],
 )
 def test_what_cannot_be(kind: type[System], arguments: dict, message: str) -> None:
-    sizes = {"shapes": {"x": [1, 8, 8]}, "n_train": 9, "n_classes": {"label": 3}}
+    sizes = {"shapes": {"x": [1, 8, 8]}, "n_classes": {"label": 3}}
     with pytest.raises(DataError, match=message):
         kind(**sizes | arguments)
 

@@ -15,7 +15,7 @@ from core.tasks.probing import Probing
 from core.trainers import fit
 from tests.core.gloo import run_gloo
 
-SIZES = {"shapes": {"image": [3, 8, 8]}, "n_train": 12, "n_classes": {"label": 10}}
+SIZES = {"shapes": {"image": [3, 8, 8]}}
 SMALL = {"dim": 8, "hidden_dim": 8, "n_prototypes": 5, "batch_norm": False, "n_local_views": 3}
 ENCODER = {"_target_": "core.encoders.small_convolutions.PooledConvNet"}
 
@@ -76,7 +76,7 @@ def test_prototypes_wait_for_an_epoch_and_stay_of_unit_length(tmp_path: Path) ->
 
     def trained(epochs: int) -> torch.Tensor:
         torch.manual_seed(0)
-        system = SwAV(**task.system_arguments(data), **SMALL, encoder=ENCODER)
+        system = SwAV.of(task.system_arguments(data), **SMALL, encoder=ENCODER)
         start = system.prototypes.weight.detach().clone()
         options = {"max_epochs": epochs, "batch_size_global": 512, "validate_every": epochs}
         fit(system, data, task, tmp_path / str(epochs), **options, progress=False)

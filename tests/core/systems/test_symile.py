@@ -28,7 +28,7 @@ XOR = SMALL | {"dim": 16, "layer_norm": False, "normalize": True, "logit_scale":
 
 def built(method: type[Towers] = Symile, **arguments) -> Towers:
     torch.manual_seed(0)
-    return method(SHAPES, 20, {}, **SMALL | arguments)
+    return method(SHAPES, **SMALL | arguments)
 
 
 def rows(n: int = 7) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ def test_encoders_are_one_for_all_or_one_for_each() -> None:
     with pytest.raises(DataError, match=r"encoder for a, x\n.*one each of a, b, c"):
         built(encoder={"a": mlp, "x": mlp})
     with pytest.raises(DataError, match="Symile of one modality, a"):
-        Symile({"a": [3]}, 9, {})
+        Symile({"a": [3]})
 
 
 def test_two_processes_give_what_one_gives() -> None:
@@ -185,7 +185,7 @@ def test_finds_what_no_pair_of_modalities_tells(tmp_path: Path, p_hat: float, fo
     accuracy = {}
     for method in (Symile, CLIP):
         torch.manual_seed(0)
-        system = method(**task.system_arguments(data), **XOR)
+        system = method.of(task.system_arguments(data), **XOR)
         system.make_optimizer = partial(torch.optim.AdamW, lr=0.1)
         options = {"max_epochs": 30, "batch_size_global": 256, "validate_every": 30}
         run = tmp_path / method.__name__

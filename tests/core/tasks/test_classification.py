@@ -73,7 +73,7 @@ def test_a_system_draws_for_the_batch_as_a_whole() -> None:
 def test_refuses_what_it_cannot_evaluate() -> None:
     data = samples(40)
     with pytest.raises(DataError, match="SimCLR predicts no classes"):
-        Classification().evaluate(SimCLR({"x": [4]}, 5, {}), data, "test")
+        Classification().evaluate(SimCLR({"x": [4]}), data, "test")
     with pytest.raises(DataError, match="no sample of the test split has a other"):
         Classification(label="other").evaluate(Linear(), data, "test")
     with pytest.raises(DataError, match=r"has a colour\n.*label, other"):

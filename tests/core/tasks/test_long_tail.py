@@ -40,7 +40,7 @@ def test_training_sees_the_tail_and_the_classifiers_all(digits: Samples) -> None
     assert counts[9] == 6
     n = int(counts.sum())
     assert task.system_arguments(digits)["n_train"] == n
-    system = SimCLR(**plain.system_arguments(digits)).eval()
+    system = SimCLR.of(plain.system_arguments(digits)).eval()
     batches = list(task.train_loader(system, digits, 64, seed=0))
     assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(n))
     seen = torch.bincount(torch.cat([b["label"] for b in batches]))

@@ -138,7 +138,7 @@ def test_images_are_brought_to_0_to_1_wherever_a_system_sees_them() -> None:
     data = Samples({"image": images}, {"label": rows % 2}, splits, [str(i) for i in range(30)])
     task = Probing(SmallImageViews(noise=0.0, gain=(1.0, 1.0)))
     torch.manual_seed(0)
-    system = SimCLR(**task.system_arguments(data)).eval()
+    system = SimCLR.of(task.system_arguments(data)).eval()
     batch = next(iter(task.train_loader(system, data, 10, seed=0)))
     assert batch["image"].dtype == batch["views"].dtype == torch.float32
     assert batch["views"].shape == (2, 10, 3, 8, 8)
@@ -149,12 +149,12 @@ def test_images_are_brought_to_0_to_1_wherever_a_system_sees_them() -> None:
 
 def test_views_without_augmentation_are_refused() -> None:
     data = clusters()
-    system = SimCLR(**Probing().system_arguments(data))
+    system = SimCLR.of(Probing().system_arguments(data))
     with pytest.raises(DataError, match="SimCLR learns from augmented views of x"):
         Probing().train_loader(system, data, 10, seed=0)
 
 
 def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
-    system = SimCLR({"x": [7]}, 30, {})
+    system = SimCLR({"x": [7]})
     with pytest.raises(DataError, match=r"\{'x': \[7\]\}"):
         Probing().evaluate(system, clusters(), "test")

@@ -96,7 +96,7 @@ def test_refuses_what_it_cannot_evaluate() -> None:
     with pytest.raises(DataError, match="scores of candidates that are NaN"):
         Retrieval("z").evaluate(Nearest(broken=True), samples(), "test")
     with pytest.raises(DataError, match="SimCLR does not score candidates"):
-        Retrieval("z").evaluate(SimCLR({"x": [4]}, 5, {}), samples(), "test")
+        Retrieval("z").evaluate(SimCLR({"x": [4]}), samples(), "test")
     with pytest.raises(DataError, match=r"task.monitor=recall"):
         Retrieval(monitor="recall")
     with pytest.raises(DataError, match=r"task.n_candidates=1"):

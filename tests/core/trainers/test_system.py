@@ -128,3 +128,17 @@ def test_a_truncated_file_of_weights_is_named(tmp_path: Path, keep: int) -> None
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"model\.safetensors: cannot be read as weights of Tiny"):
         Tiny.from_pretrained(tmp_path)
+
+
+def test_a_system_takes_of_the_sizes_what_it_names() -> None:
+    system = Tiny.of({"width": 5, "n_train": 100}, p=0.25)
+    assert (system.hidden.in_features, system.p) == (5, 0.25)
+
+    class Named(Tiny):
+        def __init__(self, name: str, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.name = name
+
+    assert Named.of({"width": 5, "n_train": 100}, name="own").hidden.in_features == 5
+    with pytest.raises(TypeError, match="nothing"):
+        Tiny.of({"width": 5}, nothing=1)

@@ -50,8 +50,6 @@ def _system(inputs: Arrays, params: Params, mod_head_input: str) -> MDiCo:
     names, weights = params["modalities"], params["weights"]
     system = MDiCo(
         {name: inputs[f"x_{name}"].shape[1:] for name in names},
-        n_train=len(inputs["y"]),
-        n_classes={},
         target={
             "_target_": "remote_sensing.systems.targets.Classes",
             "n_outputs": len(inputs["class_weight"]),

@@ -55,7 +55,6 @@ def omics_total_softclip(inputs: Arrays, params: Params) -> Arrays:
     n_classes, hidden_dim = weights["w_mm_classfier_post_layer_2_clf_0_weight"].shape
     system = M3CoL(
         shapes={name: tensors[name].shape[1:] for name in names},
-        n_train=len(label),
         n_classes={"label": n_classes},
         dim=len(weights["w_fe_1_fe1_clf_0_weight"]),
         hidden_dim=hidden_dim,

@@ -24,7 +24,7 @@ TASK = ActivityRecognition(VIEWS)
 def built(kind: type[System] = CMC, **arguments) -> System:
     torch.manual_seed(0)
     small = {"encoder": SMALL, "hidden_dim": 16, "dim": 8}
-    return kind(**TASK.system_arguments(DATA), **small | arguments)
+    return kind.of(TASK.system_arguments(DATA), **small | arguments)
 
 
 def batch(n: int = 10) -> dict[str, torch.Tensor]:
@@ -98,11 +98,11 @@ def test_two_sensors_find_each_other_after_training(kind, arguments) -> None:
 
 def test_the_published_networks_are_the_default() -> None:
     shapes = {SKELETON: [3, 50, 20], IMU: [6, 50]}
-    system = CMC(shapes, 4, {})
+    system = CMC(shapes)
     assert isinstance(system.encoders[SKELETON], CooccurrenceCNN)
     assert isinstance(system.encoders[IMU], CSSHAR)
     named = {SKELETON: PLAIN, IMU: SMALL, "sound": PLAIN}
-    mixed = CMC(shapes, 4, {}, encoder=named)
+    mixed = CMC(shapes, encoder=named)
     assert isinstance(mixed.encoders[SKELETON], MLP)
     assert mixed.encoders.keys() == {SKELETON, IMU}
 
@@ -159,4 +159,4 @@ def test_one_modality_is_refused_and_one_without_encoder() -> None:
         with pytest.raises(DataError, match=rf"(?s){kind.__name__} of imu.*two modalities.*to do"):
             kind({IMU: [6, 20]}, 4, {})
     with pytest.raises(DataError, match=r"(?s)no encoder for imu.*system.encoder.imu="):
-        CMC({SKELETON: [3, 20, 4], IMU: [6, 20]}, 4, {}, encoder={SKELETON: SMALL})
+        CMC({SKELETON: [3, 20, 4], IMU: [6, 20]}, encoder={SKELETON: SMALL})

@@ -24,7 +24,7 @@ def built(**arguments) -> CMCCMKM:
     torch.manual_seed(0)
     small = {"encoder": SMALL, "hidden_dim": 16, "dim": 8, "guide_epochs": 2}
     views = {"guide_views": {SKELETON: GENTLE, IMU: GENTLE}, "guide_batch_size": 16}
-    return CMCCMKM(**TASK.system_arguments(DATA), **small | views | arguments)
+    return CMCCMKM.of(TASK.system_arguments(DATA), **small | views | arguments)
 
 
 def test_guides_keep_one_vector_of_every_training_window() -> None:

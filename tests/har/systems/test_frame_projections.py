@@ -34,7 +34,7 @@ SMALL = {
 
 def built(**arguments) -> FrameProjections:
     torch.manual_seed(0)
-    return FrameProjections(SHAPES, 20, {"label": 3}, **SMALL | arguments)
+    return FrameProjections(SHAPES, **SMALL | arguments)
 
 
 def windows(n: int = 8) -> Tensor:
@@ -49,7 +49,7 @@ def samples(n: int = 22) -> Samples:
 
 
 def test_the_paper_s_sizes_are_the_defaults() -> None:
-    system = FrameProjections({"imu": [6, 50]}, 20, {})
+    system = FrameProjections({"imu": [6, 50]})
     kinds = [type(encoder) for encoder in system.encoders.values()]
     assert kinds == [ResNet1D, ScalogramConvNet, SpectrumConvNet]
     assert {view: x.shape[1:] for view, x in system.views(torch.zeros(1, 6, 50)).items()} == {
@@ -230,7 +230,7 @@ def test_refuses_what_it_cannot_use() -> None:
     two = {"skeleton": [3, 12, 20], "imu": [2, 12]}
     for shapes in (two, {"skeleton": [3, 12, 20]}):
         with pytest.raises(DataError, match=r"FrameProjections of skeleton(.*\n)+.*\[imu\]"):
-            FrameProjections(shapes, 20, {}, **SMALL)
+            FrameProjections(shapes, **SMALL)
     with pytest.raises(DataError, match=r"time 6, gabor 8, fourier 6\n.*one even width"):
         built(gabor_encoder=FLAT | {"dim": 8})
     odd = dict.fromkeys(("encoder", "gabor_encoder", "fourier_encoder"), FLAT | {"dim": 5})

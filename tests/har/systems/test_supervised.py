@@ -14,7 +14,7 @@ from tests.har.generated import SMALL, trained, windows
 
 def built(kind, data, task, **arguments):
     torch.manual_seed(0)
-    return kind(**task.system_arguments(data), encoder=SMALL, **arguments)
+    return kind.of(task.system_arguments(data), encoder=SMALL, **arguments)
 
 
 @pytest.mark.parametrize("modalities", [(SKELETON,), (IMU,), (SKELETON, IMU)])
@@ -41,7 +41,7 @@ def test_windows_without_a_label_teach_nothing() -> None:
         system.objective(some | {"label": label[label >= 0]})["loss"],
     )
     with pytest.raises(DataError, match="Supervised learns classes"):
-        Supervised(data.shapes, 4, {"subject": 5}, encoder=SMALL)
+        Supervised(data.shapes, {"subject": 5}, encoder=SMALL)
 
 
 def test_label_augmentation_turns_the_sensor_and_the_time() -> None:

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def system(**changes: object) -> UNI:
     torch.manual_seed(0)
-    return UNI({}, 1, {}, **SMALL | changes)
+    return UNI(**SMALL | changes)
 
 
 def batch(uni: UNI, rows: int = 6, own: slice | None = None) -> dict[str, torch.Tensor]:
@@ -144,7 +144,7 @@ def test_temperature_momentum_and_decay_move_with_the_training(tmp_path: Path) -
             seen.append((self._teacher_temperature(), *decays, moved))
 
     torch.manual_seed(0)
-    uni = Watched(**task.system_arguments(data), **SMALL)
+    uni = Watched.of(task.system_arguments(data), **SMALL)
     uni.start = uni.student.head.prototypes.detach().clone()
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.04)
     options = {"max_epochs": 5, "batch_size_global": 12, "validate_every": 5}

@@ -54,7 +54,7 @@ def _step(system, batch) -> None:
 def test_a_pretrained_run_brings_sizes_and_weights_and_only_fusion_is_trained(run, data):
     file, pretrained = run
     task = ClosedQuestions(pretrained=str(file))
-    system = VelvetVQA(**task.system_arguments(data))
+    system = VelvetVQA.of(task.system_arguments(data))
     system.prepare(data)
     before = {name: weight.clone() for name, weight in system.state_dict().items()}
     for name, weight in pretrained.state_dict().items():

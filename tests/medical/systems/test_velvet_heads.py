@@ -12,7 +12,7 @@ SHAPES = {"regions": [9, 5], "units": [4, 6]}
 
 def _heads(**arguments) -> VelvetHeads:
     torch.manual_seed(0)
-    return VelvetHeads(SHAPES, 8, {}, **{"hidden": 7, "projection": 3} | arguments)
+    return VelvetHeads(SHAPES, **{"hidden": 7, "projection": 3} | arguments)
 
 
 def _batch(n: int = 5, units: int = 4) -> dict[str, torch.Tensor]:
@@ -43,7 +43,7 @@ def test_terms_are_those_that_are_chosen():
         with pytest.raises(DataError, match="system"):
             _heads(**arguments)
     with pytest.raises(DataError, match="regions"):
-        VelvetHeads({"image": [3]}, 8, {})
+        VelvetHeads({"image": [3]})
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_findings_are_planted_where_the_file_says(planted):
 
 def test_an_untrained_system_is_at_chance_and_the_metrics_say_so(planted):
     torch.manual_seed(0)
-    system = VelvetHeads(planted.shapes, 256, {})
+    system = VelvetHeads(planted.shapes)
     found = LocalRetrieval().evaluate(system, planted, "test")
     assert found.metrics["attention_lift"] == pytest.approx(27 * found.metrics["attention_hit"])
     assert found.metrics["local_r@10"] < 0.4
@@ -80,7 +80,7 @@ def test_the_local_contrast_learns_which_region_a_unit_is_of(request, tmp_path):
     found = {}
     for objectives in (["report"], ["report", "local"]):
         torch.manual_seed(0)
-        system = VelvetHeads(data.shapes, 1024, {}, objectives=objectives)
+        system = VelvetHeads(data.shapes, objectives=objectives)
         optimizer = torch.optim.AdamW(system.parameters(), lr=1e-3)
         loader = LocalRetrieval().train_loader(system, data, 32, 0)
         for _ in range(10):

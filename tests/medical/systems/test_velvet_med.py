@@ -242,7 +242,7 @@ def test_the_small_size_learns_a_batch_by_heart(request, demo):
     small = yaml.safe_load((domain_conf("medical") / "size" / "tiny_volumes.yaml").read_text())
     task = VolumesAndReports(vocabulary_size=small["task"]["vocabulary_size"])
     torch.manual_seed(0)
-    system = VELVETMed(**task.system_arguments(data), **small["system"], objectives=["report"])
+    system = VELVETMed.of(task.system_arguments(data), **small["system"], objectives=["report"])
     batch = tokenize(system, data)[1].rows(rows) | {"volume": data.whole(rows)}
     optimizer = torch.optim.AdamW(system.parameters(), small["optimizer"]["lr"])
     schedule = cosine(optimizer, 100, **small["schedule"])

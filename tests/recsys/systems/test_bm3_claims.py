@@ -29,7 +29,7 @@ def trained_recall(folder, data, seed: int, *, arguments: dict, **budget) -> flo
     """Test recall@20 at the epoch with the best validation."""
     task = TopKRecommendation()
     seed_everything(seed, verbose=False)
-    system = BM3(**task.system_arguments(data), **arguments)
+    system = BM3.of(task.system_arguments(data), **arguments)
     (folder / "checkpoints").mkdir(parents=True)
     fitted = fit(
         system,

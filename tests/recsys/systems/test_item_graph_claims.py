@@ -52,7 +52,7 @@ def trained_recall(folder, data: Interactions, graph: NeighbourGraph, seed: int)
     """Test recall@20 at the epoch with the best validation."""
     task = TopKRecommendation()
     seed_everything(seed, verbose=False)
-    system = WithItemGraph(**task.system_arguments(data), n_layers=2)
+    system = WithItemGraph.of(task.system_arguments(data), n_layers=2)
     # As the method has them: from larger ones it learns the training pairs by heart.
     torch.nn.init.xavier_uniform_(system.embedding.weight)
     system.graph = graph

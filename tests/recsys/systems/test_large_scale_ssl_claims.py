@@ -32,7 +32,7 @@ def found(folder: Path, seed: int, shared_topic: bool = True, **arguments) -> di
     data = generated(seed, n_queries=4000, n_items=3000, shared_topic=shared_topic)
     task = Retrieval()
     seed_everything(seed, verbose=False)
-    system = LargeScaleSSL(**task.system_arguments(data), **TINY, **arguments)
+    system = LargeScaleSSL.of(task.system_arguments(data), **TINY, **arguments)
     fit(
         system,
         data,

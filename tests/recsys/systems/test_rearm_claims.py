@@ -32,7 +32,7 @@ def trained_recall(folder, data, system_class, arguments, max_epochs, weight_dec
     seed_everything(0, verbose=False)
     (folder / "checkpoints").mkdir(parents=True)
     fitted = fit(
-        system_class(**task.system_arguments(data), **arguments),
+        system_class.of(task.system_arguments(data), **arguments),
         data,
         task,
         folder,

@@ -109,7 +109,7 @@ def test_training_gets_the_same_batches_also_resumed_and_shared(scenes: Path, wo
     data = {held: _load(scenes, held, size=24).without_test() for held in (4.0, 0.0)}
     for values in data[0.0].inputs.values():
         values.workers = workers
-    system = CROMA(data[4.0].shapes, 52, {}, 4, 16, 2, 2, 16, 1, 2)
+    system = CROMA(data[4.0].shapes, 4, 16, 2, 2, 16, 1, 2)
 
     def loader(held: float, rank: int = 0, world_size: int = 1) -> Any:
         return task.train_loader(system, data[held], 20, 3, rank, world_size)
@@ -133,7 +133,7 @@ def test_training_gets_the_same_batches_also_resumed_and_shared(scenes: Path, wo
 def test_probes_of_stored_chips_find_the_same(scenes: Path) -> None:
     torch.manual_seed(0)
     data = {held: _load(scenes, held, size=24, larger=72) for held in (4.0, 0.0)}
-    system = CROMA(data[4.0].shapes, 52, {}, 4, 16, 2, 2, 16, 1, 2).eval()
+    system = CROMA(data[4.0].shapes, 4, 16, 2, 2, 16, 1, 2).eval()
     held, stored = (ChipProbing().evaluate(system, of, "test") for of in data.values())
     assert {"map", "miou", "map/larger", "knn_accuracy"} <= held.metrics.keys()
     assert stored.metrics == pytest.approx(held.metrics, abs=1e-6)

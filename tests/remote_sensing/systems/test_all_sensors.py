@@ -12,7 +12,7 @@ from tests.remote_sensing.sensors import CLASSES, PLAIN, SHAPES, rows
 
 def built(system: type = AllSensors, **arguments: object) -> AllSensors | SensorDistillation:
     torch.manual_seed(0)
-    return system(SHAPES, 9, {}, CLASSES, encoder=PLAIN, **arguments)
+    return system(SHAPES, CLASSES, encoder=PLAIN, **arguments)
 
 
 def test_a_missing_sensor_is_the_mean_of_its_values() -> None:
@@ -85,6 +85,6 @@ def test_imitation_is_zero_at_the_teacher_and_has_its_slope(
 
 def test_what_cannot_teach_is_refused() -> None:
     with pytest.raises(DataError, match="two or more for the teacher"):
-        SensorDistillation({"S1": SHAPES["S1"]}, 9, {}, CLASSES, encoder=PLAIN)
+        SensorDistillation({"S1": SHAPES["S1"]}, CLASSES, encoder=PLAIN)
     with pytest.raises(DataError, match=r"system\.temperature=0"):
         built(SensorDistillation, temperature=0)

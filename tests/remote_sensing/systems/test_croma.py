@@ -22,7 +22,7 @@ TINY = {"patch": 4, "dim": 16, "depth": 4, "heads": 4, "decoder_dim": 16, "decod
 
 def _system(scrambled: bool = True, shapes: dict[str, list[int]] = SHAPES, **more: Any) -> CROMA:
     torch.manual_seed(1)
-    system = CROMA(shapes, 0, {}, **(TINY | more))
+    system = CROMA(shapes, **(TINY | more))
     if scrambled:  # large weights, so that no branch is too small to be seen
         with torch.no_grad():
             for parameter in system.parameters():
@@ -167,7 +167,7 @@ def test_the_scale_of_the_contrast_has_no_maximum() -> None:
     expected = torch.nn.functional.cross_entropy(logits, target)
     expected = (expected + torch.nn.functional.cross_entropy(logits.T, target)) / 2
     torch.testing.assert_close(system.objective(batch)["loss"], expected, rtol=1e-4, atol=1e-4)
-    assert CROMA(SHAPES, 0, {}, **TINY).scale().item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert CROMA(SHAPES, **TINY).scale().item() == pytest.approx(1 / 0.07, rel=1e-5)
 
 
 def test_the_bias_of_the_self_attention_matters_only_under_masks() -> None:

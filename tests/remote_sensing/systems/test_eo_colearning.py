@@ -27,7 +27,7 @@ from tests.remote_sensing.sensors import (
 def built(shapes: dict[str, list[int]] = SHAPES, **arguments) -> MDiCo:
     torch.manual_seed(0)
     arguments = {"target": CLASSES, "encoder": PLAIN} | arguments
-    return MDiCo(shapes, n_train=9, n_classes={}, **arguments)
+    return MDiCo(shapes, **arguments)
 
 
 def contrast_by_definition(shared: list[Tensor], temperature: float = 0.1) -> Tensor:
@@ -177,7 +177,7 @@ def test_a_hidden_layer_of_the_predictions() -> None:
 
 def test_the_published_encoders_follow_the_shapes() -> None:
     shapes = {"S1": [2, 12], "aerial": [4, 32, 32]}
-    system = MDiCo(shapes, 9, {}, CLASSES, dim=8)
+    system = MDiCo(shapes, CLASSES, dim=8)
     kinds = {name: type(of).__name__ for name, of in system.common.items()}
     assert kinds == {"S1": "TempCNN", "aerial": "ResNet50"}
     batch = {"S1": torch.randn(4, 2, 12), "aerial": torch.randn(4, 4, 32, 32)}

@@ -37,14 +37,14 @@ def test_three_bands_take_the_first_convolution_too(weights: Path) -> None:
 
 def test_weights_are_read_before_training_and_not_to_rebuild(weights: Path) -> None:
     shapes = {"S1": [2, 6], "aerial": [4, 32, 32]}
-    system = MDiCo(shapes, 9, {}, CLASSES, dim=8, image_weights=str(weights))
+    system = MDiCo(shapes, CLASSES, dim=8, image_weights=str(weights))
     system.prepare(series())
     file = torch.load(weights, weights_only=True)
     for encoders in (system.unique, system.common):
         trunk = encoders["aerial"].trunk
         assert torch.equal(trunk.layer1[0].conv1.weight, file["layer1.0.conv1.weight"])
     # With a file that is gone it can still be built.
-    MDiCo(shapes, 9, {}, CLASSES, dim=8, image_weights="gone.pth")
+    MDiCo(shapes, CLASSES, dim=8, image_weights="gone.pth")
 
 
 def test_refuses_files_that_hold_something_else(tmp_path: Path, weights: Path) -> None:
@@ -56,6 +56,6 @@ def test_refuses_files_that_hold_something_else(tmp_path: Path, weights: Path) -
     with pytest.raises(DataError, match=r"other\.pth: has no"):
         net.load_weights(tmp_path / "other.pth")
     with pytest.raises(DataError, match="without images"):
-        load_image_weights(MDiCo(SHAPES, 9, {}, CLASSES, encoder=PLAIN), str(weights))
+        load_image_weights(MDiCo(SHAPES, CLASSES, encoder=PLAIN), str(weights))
     with pytest.raises(DataError, match="for ResNet50"):
         ResNet50([3, 32])

@@ -7,14 +7,14 @@ from tests.remote_sensing.sensors import CLASSES, PLAIN, SHAPES, rows
 
 def built(shapes: dict[str, list[int]] = SHAPES) -> SingleSensor:
     torch.manual_seed(0)
-    return SingleSensor(shapes, 9, {}, CLASSES, encoder=PLAIN)
+    return SingleSensor(shapes, CLASSES, encoder=PLAIN)
 
 
 def test_a_sensor_beside_another_has_the_gradient_that_it_has_alone() -> None:
     both, batch = built(), rows()
     terms = both.objective(batch)
     terms["loss"].backward()
-    alone = SingleSensor({"S1": SHAPES["S1"]}, 9, {}, CLASSES, encoder=PLAIN)
+    alone = SingleSensor({"S1": SHAPES["S1"]}, CLASSES, encoder=PLAIN)
     own = {name: weight for name, weight in both.state_dict().items() if "S2" not in name}
     alone.load_state_dict(own)
     loss = alone.objective({"S1": batch["S1"], "label": batch["label"]})["loss"]
