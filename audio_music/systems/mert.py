@@ -310,28 +310,29 @@ def mixed(
 ) -> Float[Tensor, "batch samples"]:
     """Adds excerpts of the other clips of the batch to each clip, without rescaling.
 
-    All excerpts of the batch are one scatter-add. They may cross from one clip into the next, and
+    All excerpts of the batch are one scatter-add; they may cross from one clip into the next, and
     are those of the clean waves.
 
     Args:
         wave: (B, S) clips.
-        excerpts: (B, count, 3) start in the other clips one after the other, length (0 for none)
-            and place in the clip.
+        excerpts: (B, count, 3) start in the other clips one after the other, `longest` before their
+            end at the latest, length (0 for none) and place in the clip.
         longest: bound of the lengths.
         volume: factor of the excerpts.
     """
     n_clips, n_samples = wave.shape
     if n_clips < 2:
         return wave
-    start, length, place = (part[..., None] for part in excerpts.unbind(-1))
+    start, length, place = excerpts.unbind(-1)
     step = torch.arange(longest, device=wave.device)
-    own = torch.arange(n_clips, device=wave.device)[:, None, None]
-    among_others = (start + step).clamp(max=(n_clips - 1) * n_samples - 1)
-    source = among_others + n_samples * (among_others >= own * n_samples)
-    is_added = step < length
-    target = own * n_samples + (place + step).clamp(max=n_samples - 1)
-    values = wave.flatten()[source] * is_added * volume
-    return wave.flatten().scatter_add(0, target.flatten(), values.flatten()).view_as(wave)
+    own = n_samples * torch.arange(n_clips, device=wave.device)[:, None]
+    # The other clips one after the other are two runs: before one's own, and behind it.
+    runs = wave.flatten().unfold(0, longest, 1)
+    is_before = step < (own - start)[..., None]
+    among_others = torch.where(is_before, runs[start], runs[start + n_samples])
+    values = torch.where(step < length[..., None], volume * among_others, 0)
+    target = (place[..., None] + step).clamp(max=n_samples - 1)
+    return wave.scatter_add(1, target.flatten(1), values.flatten(1))
 
 
 def _mean(
