@@ -122,12 +122,17 @@ def _pairs_share(folder: str) -> dict[str, Tensor]:
 
 def test_two_processes_rank_the_pairs_of_one(scores: Path, tmp_path: Path, monkeypatch) -> None:
     """Twelve pairs on one process, thirteen on the other; CCA is of all, and so is the ranking."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes: sums in another order are amplified by the CCA
     alone = _of_pairs(str(scores), 0, 1)
+    torch.set_num_threads(threads)
     # Here nothing is found of the pre-training above.
     monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path))
     for of in run_gloo(2, _pairs_share, str(scores)):
         for name, value in alone.items():
-            torch.testing.assert_close(of[name], value, rtol=1e-3, atol=1e-6, msg=name)
+            # Numbers near 0 are sums that cancel; the largest of a weight is what counts.
+            atol = max(5e-4 * float(value.abs().max()), 1e-6)
+            torch.testing.assert_close(of[name], value, rtol=0, atol=atol, msg=name)
 
 
 def test_a_run_of_two_processes_pre_trains_as_one_does(
