@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from audio_music.data.crop_loader import CropLoader
 from audio_music.data.recordings import Recordings
-from audio_music.probes import Judged, judge_label, probe_beats
+from audio_music.probes import Judged, clip_frames, judge_label, probe_beats
 from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.evaluation.evaluation import Evaluation
@@ -171,6 +171,25 @@ class AudioProbing:
         rows = {"kind": ["audio"] * len(data.clips), "id": data.ids}
         frame = pl.DataFrame(rows | {"embedding": vectors.cpu().tolist()})
         return frame.cast({"embedding": pl.List(pl.Float32)})
+
+    def embed_into(self, system: System, data: Recordings, folder: Path) -> list[dict[str, Any]]:
+        """Writes the frames of every recording, `NAME.npz`, into a folder; returns what there is.
+
+        `frames` (time, layers, dim) float16, as a probe of frames takes them, and their centres in
+        `seconds` (time,). A name with folders keeps them, without any that lead out of `folder`.
+        """
+        _check_rate(system, data)
+        n_frames, shape = 0, (0, 0)
+        for row, clip in enumerate(data.clips):
+            frames, seconds = clip_frames(system, data, row)
+            inside = [part for part in Path(clip.name).parts if part not in ("/", "..")]
+            file = folder.joinpath(*inside[:-1], f"{inside[-1]}.npz")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(file, frames=frames.half().cpu().numpy(), seconds=seconds)
+            n_frames, shape = n_frames + len(frames), (frames.shape[1], frames.shape[2])
+        layers, width = shape
+        written = {"files": len(data.clips), "frames": n_frames, "layers": layers, "width": width}
+        return [written]
 
     def search(
         self,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import soundfile
@@ -112,6 +113,21 @@ def test_embeddings_have_the_ids_of_the_files(run: Path, ask, home: Path) -> Non
     assert set(table["kind"]) == {"audio"}
     assert all((home / "music" / name).is_file() for name in table["id"])
     assert table["embedding"].list.len().unique().to_list() == [16]
+
+
+def test_frames_have_times_and_the_mean_of_the_embedding(run: Path, ask, home: Path) -> None:
+    assert ask("embed checkpoint=trained out=clips.parquet").code == 0
+    answer = ask("embed checkpoint=trained out=frames")
+    assert answer.code == 0, answer
+    assert len(list((home / "frames").rglob("*.npz"))) == 40
+    for name, vector in pl.read_parquet(home / "clips.parquet")["id", "embedding"].iter_rows():
+        with np.load(home / "frames" / f"{name}.npz") as file:
+            frames, seconds = file["frames"], file["seconds"]
+        assert frames.shape == (len(seconds), 3, 16)
+        length = soundfile.info(home / "music" / name).duration
+        assert 0 < seconds[0] < seconds[-1] < length
+        assert np.diff(seconds) == pytest.approx(80 / 8000, abs=1e-6)
+        assert frames.astype(float).mean((0, 1)) == pytest.approx(np.array(vector), abs=2e-3)
 
 
 def test_search_gives_recordings_to_listen_to(run: Path, ask, home: Path) -> None:
