@@ -124,10 +124,10 @@ def test_two_processes_rank_the_pairs_of_one(scores: Path, tmp_path: Path, monke
     """Twelve pairs on one process, thirteen on the other; CCA is of all, and so is the ranking."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes: sums in another order are amplified by the CCA
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "alone"))  # nothing is pre-trained
     alone = _of_pairs(str(scores), 0, 1)
     torch.set_num_threads(threads)
-    # Here nothing is found of the pre-training above.
-    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "shared"))
     for of in run_gloo(2, _pairs_share, str(scores)):
         for name, value in alone.items():
             # Numbers near 0 are sums that cancel; the largest of a weight is what counts.
