@@ -136,7 +136,7 @@ def test_two_processes_rank_the_pairs_of_one(scores: Path, tmp_path: Path, monke
 
 
 def test_a_run_of_two_processes_pre_trains_as_one_does(
-    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fine-tuning that changes nothing shows the pre-training, and each step has all pairs."""
     (tmp_path / "scores").symlink_to(scores, target_is_directory=True)
@@ -144,13 +144,13 @@ def test_a_run_of_two_processes_pre_trains_as_one_does(
         f"train system=audio_sheet data.path=scores {SMALL} optimizer.lr=1e-12 "
         "trainer.max_epochs=2 trainer.validate_every=2 hydra.run.dir="
     )
-    assert audio_music(f"{line}one", tmp_path, capsys).code == 0
-    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
-    line += "two trainer=ddp trainer.devices=2"
-    process = start(installed("audio-music", line), tmp_path)
-    said, _ = process.communicate(timeout=MINUTES)
-    assert process.returncode == 0, said
-    assert said.count("pre-trained audio") == said.count("wrote ") == 1
+    for ending in ("one", "two trainer=ddp trainer.devices=2"):
+        # Each on one thread, and with nothing that is pre-trained already.
+        monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / f"cache_{ending[:3]}"))
+        process = start(installed("audio-music", line + ending), tmp_path)
+        said, _ = process.communicate(timeout=MINUTES)
+        assert process.returncode == 0, said
+        assert said.count("pre-trained audio") == said.count("wrote ") == 1
     one, two = (checkpoint(tmp_path / folder) for folder in ("one", "two"))
     assert one["global_step"] == two["global_step"] > 2
     assert len(two["consilience"]["random"]) == 2
