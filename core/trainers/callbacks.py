@@ -75,7 +75,21 @@ class Validate(Callback):
 
 
 class LogTerms(Callback):
-    """Writes the terms of the objective to the logs, every `log_every_n_steps` steps."""
+    """Writes the terms of the objective to the logs, every `log_every_n_steps` steps.
+
+    Attributes:
+        epoch_loss: mean loss of the epoch that ended last; None where nothing is learned.
+    """
+
+    epoch_loss: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the sum: a run that goes on inside an epoch does not start that epoch."""
+        self.total, self.batches = torch.zeros((), device=pl_module.device), 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the sum."""
+        self.total, self.batches = torch.zeros((), device=pl_module.device), 0
 
     def on_train_batch_end(
         self,
@@ -85,9 +99,17 @@ class LogTerms(Callback):
         batch: dict[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Writes the step that was just taken."""
+        """Adds the loss up, without waiting for the device; writes the step just taken."""
+        if outputs:
+            self.total += outputs["loss"].detach()
+            self.batches += 1
         if took_logged_step(trainer, batch_idx):
             write_to_logs(trainer, train_terms(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the mean over the processes, each of which has only its share of the loss."""
+        mean = trainer.strategy.reduce(self.total / max(self.batches, 1), reduce_op="mean")
+        self.epoch_loss = float(mean) if self.batches else None
 
 
 class StopOnNaN(Callback):

@@ -1,14 +1,11 @@
 """What a run shows while it trains: a bar where there is a terminal, else a line an epoch."""
 
 import time
-from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from torch import Tensor
 
-from core.trainers.callbacks import Validate
+from core.trainers.callbacks import LogTerms, Validate
 from core.trainers.monitors import OnlineMonitors
 
 
@@ -29,42 +26,24 @@ class EpochLines(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock: a run that goes on inside an epoch does not start that epoch."""
-        self._start(pl_module)
+        self.start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock."""
-        self._start(pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: dict[str, Tensor],
-        batch_idx: int,
-    ) -> None:
-        """Adds the loss of the batch up, without waiting for the device."""
-        if outputs:
-            self.total += outputs["loss"].detach()
-            self.batches += 1
+        self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch, its mean loss, the validation metrics that matter, and its time."""
-        # The mean over the processes, each of which has only its share of the loss.
-        loss = trainer.strategy.reduce(self.total / max(self.batches, 1), reduce_op="mean")
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch
         parts = [f"epoch {epoch + 1}/{trainer.max_epochs}"]
-        parts += [f"loss {float(loss):.4f}"] if self.batches else []
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LogTerms) and callback.epoch_loss is not None:
+                parts.append(f"loss {callback.epoch_loss:.4f}")
             if isinstance(callback, Validate) and callback.latest_epoch == epoch:
                 parts.append(f"valid/{callback.task.monitor} {callback.latest_score:.4f}")
             if isinstance(callback, OnlineMonitors) and callback.latest_epoch == epoch:
                 parts += [f"{name} {value:.4f}" for name, value in callback.latest.items()]
         parts.append(f"{time.perf_counter() - self.start:.2f} s")
         print("  ".join(parts), flush=True)
-
-    def _start(self, system: LightningModule) -> None:
-        self.start = time.perf_counter()
-        self.total, self.batches = torch.zeros((), device=system.device), 0
