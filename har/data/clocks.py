@@ -35,6 +35,9 @@ def stream_of_times(
         DataError: times that do not ascend or are in milliseconds, a gap of more than five
             periods, or another rate than declared by more than 5 %.
     """
+    if times.ndim != 1 or times.dtype.kind not in "fiu":
+        found = f"{times.dtype} of shape {list(times.shape)}"
+        raise DataError(f"{where}: the times are {found}", expected="one number a sample, seconds")
     if len(times) != len(values) or len(times) < 2:
         raise DataError(f"{where}: {len(times)} times for {len(values)} samples, at least 2 needed")
     times = times.astype(np.float64)

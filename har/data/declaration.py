@@ -84,7 +84,7 @@ def read_declaration(file: Path) -> Declaration:
         raise DataError(f"cannot be read ({reason[:200]})", path=file, expected=EXAMPLE) from error
     if not isinstance(said, dict) or not {SKELETON, IMU} & set(said):
         raise DataError("declares neither skeleton nor imu", path=file, expected=EXAMPLE)
-    unknown = sorted(set(said) - {SKELETON, IMU, "activities"})
+    unknown = sorted(set(said) - {SKELETON, IMU, "activities"}, key=str)
     if unknown:
         raise DataError(f"unknown entry {unknown[0]}", path=file, expected=EXAMPLE)
     skeleton, imu = _section(file, said, SKELETON), _section(file, said, IMU)
@@ -93,28 +93,27 @@ def read_declaration(file: Path) -> Declaration:
         for name, section in ((SKELETON, skeleton), (IMU, imu))
         if section
     }
-    joints = [str(name) for name in skeleton.get("joints", [])]
-    if skeleton and (len(joints) < 2 or len(set(joints)) < len(joints)):
-        raise DataError(
-            "skeleton.joints: at least two different names", path=file, expected=EXAMPLE
-        )
+    joints = _names(file, "skeleton.joints", skeleton.get("joints"))
+    if skeleton and len(joints) < 2:
+        raise DataError("skeleton.joints: at least two", path=file, expected=EXAMPLE)
     bone = _pair(file, joints, "bone", skeleton.get("bone")) if skeleton else (0, 1)
     channels = imu.get("channels", {})
     if imu and not (isinstance(channels, dict) and channels):
         raise DataError("imu.channels: a name and a unit each", path=file, expected=EXAMPLE)
     units = [_known(file, f"imu.channels.{c}", str(u), MOTIONS) for c, u in channels.items()]
     activities = said.get("activities")
+    edges = _list(file, "skeleton.edges", skeleton.get("edges"))
     return Declaration(
         clocks=clocks,
         joints=joints,
-        edges=[_pair(file, joints, "edges", edge) for edge in skeleton.get("edges", [])],
+        edges=[_pair(file, joints, "edges", edge) for edge in edges],
         root=_joint(file, joints, "root", skeleton.get("root")) if skeleton else 0,
         bone=bone,
         metres=_known(file, "skeleton.unit", str(skeleton.get("unit", "m")), LENGTHS),
         columns=[str(name) for name in channels],
         channels=[f"{name} [{unit}]" for name, (unit, _) in zip(channels, units, strict=True)],
         factors=[factor for _, factor in units],
-        activities=None if activities is None else [str(name) for name in activities],
+        activities=None if activities is None else _names(file, "activities", activities),
     )
 
 
@@ -123,7 +122,7 @@ def _section(file: Path, said: dict[Any, Any], name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise DataError(f"{name} is {section!r}", path=file, expected=EXAMPLE)
     allowed = {SKELETON: {"unit", "joints", "edges", "root", "bone"}, IMU: {"channels"}}[name]
-    unknown = sorted(set(section) - allowed - {"rate", "time"})
+    unknown = sorted(set(section) - allowed - {"rate", "time"}, key=str)
     if unknown:
         raise DataError(f"unknown entry {name}.{unknown[0]}", path=file, expected=EXAMPLE)
     return section
@@ -135,9 +134,23 @@ def _clock(file: Path, name: str, section: dict[str, Any]) -> Clock:
         raise DataError(
             f"{name}: no rate", path=file, expected="rate: HZ, or time: COLUMN of seconds"
         )
-    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if rate is not None and not (number and 0 < rate < float("inf")):
         raise DataError(f"{name}.rate={rate!r}", path=file, expected="samples a second")
     return Clock(None if rate is None else float(rate), None if time is None else str(time))
+
+
+def _list(file: Path, where: str, said: object) -> list[Any]:
+    if said is not None and not isinstance(said, list):
+        raise DataError(f"{where}: {said!r}", path=file, expected="a list")
+    return said or []
+
+
+def _names(file: Path, where: str, said: object) -> list[str]:
+    names = [str(name) for name in _list(file, where, said)]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: a name twice", path=file, expected="different names")
+    return names
 
 
 def _known(file: Path, where: str, unit: str, known: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -148,7 +161,7 @@ def _known(file: Path, where: str, unit: str, known: dict[str, Any]) -> Any:  # 
 
 
 def _joint(file: Path, joints: list[str], where: str, name: object) -> int:
-    if name not in joints:
+    if str(name) not in joints:  # YAML takes a joint that is called 0 for a number
         raise DataError(
             f"skeleton.{where} names {name!r}", path=file, expected=", ".join(joints) or "a joint"
         )

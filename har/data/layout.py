@@ -53,9 +53,10 @@ def read_layout(
     Acceleration includes gravity. In a .npz, `skeleton` is (time, joints, 3) and `imu` (time,
     channels); `skeleton_start` and `imu_start` are the seconds of the first sample, 0 where absent;
     an array of times has the declared name. In a .parquet, `head_x`, `head_y`, `head_z` are
-    columns, and so are the channels and times; a row in which all columns of a sensor are empty is
-    none of its samples, so that both sensors may be rows of one log. Columns that are not declared
-    are not read. Where a sensor has a column of times, these are checked for gaps and jitter.
+    columns, and so are the channels and times. Where a sensor has a column of times, a row in which
+    all its columns are empty is none of its samples, so that both sensors may be rows of one log,
+    and the times are checked for gaps and jitter. Without, every row up to its last is a sample.
+    Columns that are not declared are not read.
 
     `label` names the activity and is empty where it is unknown; `split` is train, valid or test.
 
@@ -73,11 +74,10 @@ def read_layout(
     if missing:
         raise DataError(f"declares no {missing[0]}", path=path / STREAMS, expected=EXAMPLE)
     rows = _subjects(path / SUBJECTS, findings)
-    files = {
-        file.stem: file
-        for file in sorted((path / FOLDER).glob("*"))
-        if file.suffix in (".npz", ".parquet")
-    }
+    files: dict[str, Path] = {}
+    for file in sorted((path / FOLDER).glob("*")):
+        if file.suffix in (".npz", ".parquet") and files.setdefault(file.stem, file) != file:
+            findings.problem(DataError(f"{files[file.stem].name} is there as well", path=file))
     for name in sorted(set(rows) - set(files)):
         findings.problem(DataError(f"{name} has no file", path=path / SUBJECTS, expected=_FILE))
     unlisted = sorted(set(files) - set(rows))
@@ -208,8 +208,10 @@ def _read(
                 raise DataError(f"no {clock.time!r}, the times of {name}", path=file)
             streams[name] = stream_of_times(values, times, clock.rate, where, findings)
         elif clock.rate is not None:
-            start = float(arrays.get(f"{name}_start", np.zeros(())).reshape(-1)[0])
-            streams[name] = Stream(values, clock.rate, start)
+            start = arrays.get(f"{name}_start", np.zeros(()))
+            if start.size != 1 or start.dtype.kind not in "fiu" or not np.isfinite(start).all():
+                raise DataError(f"{name}_start is {start!r}", path=file, expected="seconds")
+            streams[name] = Stream(values, clock.rate, float(start.item()))
     return streams
 
 
@@ -266,9 +268,22 @@ def _parquet(file: Path, declared: Declaration, modalities: Sequence[str]) -> di
             raise DataError(
                 f"no column {few(missing)}", path=file, expected=f"the columns of {STREAMS}"
             )
-        own = table.filter(pl.any_horizontal(pl.col(columns).is_not_null()))
+        nested = [c for c in [*columns, *([time] if time else [])] if table[c].dtype.is_nested()]
+        if nested:
+            raise DataError(f"{few(nested)} holds lists", path=file, expected="a number a row")
+        there = table.select(pl.any_horizontal(pl.col(columns).is_not_null())).to_series()
+        own = table.filter(there)
+        lost = 0 if time else int((~there[: (there.arg_true().max() or 0)]).sum())
+        if lost:
+            raise DataError(
+                f"{name} is empty in {lost} rows before its last, and nothing says when the others "
+                "were taken",
+                path=file,
+                expected=f"a sample in every row, or {name}.time in {STREAMS}, a column of seconds",
+            )
         values = own.select(columns).cast(pl.Float64, strict=False).to_numpy()
-        arrays[name] = values.reshape(len(own), -1, 3) if name == SKELETON else values
+        in_space = (len(own), len(columns) // 3, 3)
+        arrays[name] = values.reshape(in_space) if name == SKELETON else values
         if time:
             times = own[time].cast(pl.Float64, strict=False)
             arrays[f"{name} times"] = times.to_numpy()

@@ -132,6 +132,9 @@ def test_jitter_is_put_right_and_reported(tmp_path):
             "the times do not ascend, at sample 200",
         ),
         (np.arange(399) / 100, None, "399 times for 400 samples"),
+        (np.arange(400)[:, None] / 100, None, r"the times are float64 of shape \[400, 1\]"),
+        (np.array(3.0), None, r"the times are float64 of shape \[\]"),
+        (np.arange(400).astype("M8[ms]"), None, r"the times are datetime64\[ms\]"),
     ],
 )
 def test_times_that_cannot_be_right(tmp_path, times, rate, reason):
@@ -152,7 +155,12 @@ def test_times_that_cannot_be_right(tmp_path, times, rate, reason):
         ("skeleton", {"root": "pelvis"}, "skeleton.root names 'pelvis'"),
         ("skeleton", {"bone": ["hip"]}, "skeleton.bone: "),
         ("skeleton", {"edges": [["hip", "tail"]]}, "skeleton.edges names 'tail'"),
-        ("skeleton", {"joints": ["hip", "hip"]}, "skeleton.joints: at least two different"),
+        ("skeleton", {"joints": ["hip", "hip"]}, "skeleton.joints: a name twice"),
+        ("skeleton", {"joints": None}, "skeleton.joints: at least two"),
+        ("skeleton", {"joints": "hip"}, "skeleton.joints: 'hip'"),
+        ("skeleton", {"edges": 3}, "skeleton.edges: 3"),
+        ("imu", {"rate": True}, "imu.rate=True"),
+        ("imu", {"rate": float("inf")}, "imu.rate=inf"),
     ],
 )
 def test_a_declaration_that_cannot_be_used(tmp_path, section, change, reason):
@@ -161,6 +169,84 @@ def test_a_declaration_that_cannot_be_used(tmp_path, section, change, reason):
     write_team(tmp_path, declared=said)
     with pytest.raises(DataError, match=f"streams.yaml: {reason}"):
         read_layout(tmp_path)
+
+
+@pytest.mark.parametrize("start", [np.zeros(0), np.array("a"), np.array(np.nan)])
+def test_a_start_that_is_no_number(tmp_path, start):
+    folder = write_team(tmp_path)
+    skeleton, imu = team_values(4, 7)
+    file = folder / "recordings" / "walk_dee.npz"
+    np.savez(file, skeleton=skeleton, imu=imu, imu_start=start)
+    with pytest.raises(DataError, match=r"walk_dee.npz: imu_start is .*\n.*seconds"):
+        read_layout(folder)
+    np.savez(file, skeleton=skeleton, imu=imu, imu_start=np.array([0.25]))
+    assert read_layout(folder).recordings[-1].streams["imu"].start == 0.25
+
+
+def one_table(folder: Path, table: pl.DataFrame) -> Path:
+    write_team(folder)
+    shutil.rmtree(folder / "recordings")
+    (folder / "recordings").mkdir()
+    (folder / "subjects.csv").write_text("recording,subject,label\nr,ann,sit\n")
+    table.write_parquet(folder / "recordings" / "r.parquet")
+    return folder
+
+
+def test_samples_that_a_table_without_times_lost_are_not_passed_over(tmp_path):
+    """What is left would move together, and come too early."""
+    table = pl.DataFrame(moving_imu(4, 100.0), schema=AXES)
+    number = pl.int_range(pl.len())
+
+    def without(rows: pl.Expr) -> pl.DataFrame:
+        return table.with_columns(pl.when(~rows).then(pl.col(AXES)))
+
+    # The skeleton has fewer samples than the table has rows.
+    (whole,) = read_layout(one_table(tmp_path / "end", without(number >= 300)), ["imu"]).recordings
+    assert len(whole.streams["imu"].values) == 300
+    for name, rows, count in (
+        ("inside", number.is_between(100, 149), 50),
+        ("first", number < 7, 7),
+    ):
+        folder = one_table(tmp_path / name, without(rows))
+        with pytest.raises(DataError, match=rf"(?s)r.parquet: imu is empty in {count} rows.*time"):
+            read_layout(folder, ["imu"])
+
+
+def test_tables_that_cannot_be_used(tmp_path):
+    table = pl.DataFrame(moving_imu(4, 100.0), schema=AXES)
+    lists = table.with_columns(pl.concat_list("acc_x").alias("acc_x"))
+    with pytest.raises(DataError, match=r"r.parquet: acc_x holds lists"):
+        read_layout(one_table(tmp_path / "lists", lists), ["imu"])
+    names = [f"{joint}_{axis}" for joint in JOINTS for axis in "xyz"]
+    nothing = pl.DataFrame({name: [] for name in names}, schema=dict.fromkeys(names, pl.Float64))
+    with pytest.raises(DataError, match=r"r.parquet: skeleton is .* of shape \[0, 5, 3\]"):
+        read_layout(one_table(tmp_path / "empty", nothing), ["skeleton"])
+
+
+def test_two_files_of_one_recording_are_a_problem(tmp_path):
+    folder = write_team(tmp_path)
+    table = pl.DataFrame(moving_imu(4, 100.0), schema=AXES)
+    table.write_parquet(folder / "recordings" / "sit_ann.parquet")
+    with pytest.raises(DataError, match=r"sit_ann.parquet: sit_ann.npz is there as well"):
+        read_layout(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("sit", "activities: 'sit'"), (5, "activities: 5"), (["sit", "walk", "sit"], "a name twice")],
+)
+def test_activities_that_cannot_be_used(tmp_path, said, reason):
+    write_team(tmp_path, declared=DECLARED | {"activities": said})
+    with pytest.raises(DataError, match=f"streams.yaml: .*{reason}"):
+        read_layout(tmp_path)
+
+
+def test_joints_may_be_numbers_and_edges_empty(tmp_path):
+    said = copy.deepcopy(DECLARED)
+    said["skeleton"] |= {"joints": [4, 3, 2, 1, 0], "root": 4, "bone": [4, 3], "edges": None}
+    data = read_layout(write_team(tmp_path, declared=said))
+    assert data.joints == ["4", "3", "2", "1", "0"]
+    assert (data.root, data.bone, data.edges) == (0, (0, 1), [])
 
 
 def test_recordings_that_cannot_be_used(tmp_path):
