@@ -125,6 +125,8 @@ def _dead_sensors(path: Path, data: Recordings, findings: Findings) -> None:
             still = np.ptp(stream.values, axis=0) == 0
             if name == SKELETON:
                 still, names = still.all(1), data.joints  # a coordinate may well be constant
+                # Skeletons may be centred on their root already.
+                still[data.root] &= bool(stream.values[0, data.root].any())
             else:
                 names = data.channels
             dead = [names[number] for number in np.flatnonzero(still)]

@@ -26,14 +26,14 @@ def read_harnet(
 
     Args:
         path: a folder with `X.npy`, (n, 3, time) or (n, time, 3), acceleration in g, gravity in, at
-            30 Hz; `Y.npy`, activities by name or number, where an empty name or a negative number
-            is unknown; `pid.npy`, the subjects.
+            30 Hz; `Y.npy`, activities by name or number, where an empty name, a negative number or
+            NaN is unknown; `pid.npy`, the subjects.
         modalities: `("imu",)`; there are no skeletons.
         findings: collects problems where it is not strict.
 
     Raises:
         DataError: skeletons are asked for, a file is missing, cannot be read or has another shape,
-            or a window holds NaN.
+            a window holds NaN, or there is none.
     """
     path, findings = Path(path), findings or Findings()
     if SKELETON in modalities:
@@ -41,15 +41,18 @@ def read_harnet(
     windows, labels, subjects = (_array(path / name) for name in _EXPECTED)
     if windows.ndim == 3 and windows.shape[1] != 3 and windows.shape[2] == 3:
         windows = windows.transpose(0, 2, 1)
-    if windows.ndim != 3 or windows.shape[1] != 3 or windows.dtype.kind not in "fiu":
+    if windows.ndim != 3 or windows.shape[1] != 3 or windows.shape[2] < 2:
+        raise _shape(path / "X.npy", windows)
+    if windows.dtype.kind not in "fiu":
         raise _shape(path / "X.npy", windows)
     for name, column in (("Y.npy", labels), ("pid.npy", subjects)):
         if column.shape != windows.shape[:1] or column.dtype.kind not in "iufUS":
             raise _shape(path / name, column, f", {len(windows)} of them as in X.npy")
-    names = [str(_plain(value)) for value in labels.tolist()]
-    unknown = {"", "-1"}
-    classes = sorted({name for name in names if name not in unknown}, key=in_order)
-    number = {name: n for n, name in enumerate(classes)} | dict.fromkeys(unknown, -1)
+    if subjects.dtype.kind == "f" and not np.isfinite(subjects).all():
+        raise DataError("NaN", path=path / "pid.npy", expected=_EXPECTED["pid.npy"])
+    names = ["" if _is_unknown(value) else str(_plain(value)) for value in labels.tolist()]
+    classes = sorted(set(names) - {""}, key=in_order)
+    number = {name: n for n, name in enumerate(classes)} | {"": -1}
     recordings = []
     width = len(str(len(windows) - 1))
     values = np.ascontiguousarray(windows.transpose(0, 2, 1), dtype=np.float32)
@@ -60,7 +63,15 @@ def read_harnet(
         stream = Stream(values[row], RATE)
         subject = str(_plain(subjects[row].item()))
         recordings.append(Recording(f"w{row:0{width}}", subject, number[names[row]], {IMU: stream}))
+    if not recordings:
+        raise DataError("no window can be read", path=path / "X.npy", expected=_EXPECTED["X.npy"])
     return Recordings(recordings, classes, channels=list(CHANNELS))
+
+
+def _is_unknown(label: object) -> bool:
+    if isinstance(label, str | bytes):
+        return label in ("", "-1", b"", b"-1")
+    return isinstance(label, int | float) and not label >= 0  # NaN, too
 
 
 def _plain(value: object) -> object:

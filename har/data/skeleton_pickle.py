@@ -48,15 +48,15 @@ def read_skeleton_pickle(
 ) -> Recordings:
     """Reads `{split, annotations}` with skeletons of 25 (NTU RGB+D) or 17 joints (COCO).
 
-    An annotation holds `frame_dir`, a name; `label`, counted from 0; and `keypoint`
-    (persons, time, joints, 3 or 2), of which the first person is read, from the first to the last
-    frame in which it was tracked. Skeletons in the plane stay in pixels, which windows scale by a
-    bone in any case, and get the third coordinate 0; columns and rows of an image are negated, so
-    that +x is the right of a person who faces the camera and +y is up, as in space. The rate is
-    taken for 30 Hz, which the file does not say. The subject is `subject` of the annotation, else
-    the P of NTU's names, else `unknown`. Of several splits (`xsub_train`, `xview_train`) the first
-    is taken; what is called `val` tests where nothing is called `test`, as is the habit with these
-    files.
+    An annotation holds `frame_dir`, a name; `label`, counted from 0, None or below where unknown;
+    and `keypoint` (persons, time, joints, 3 or 2), of which the first person is read, from the
+    first to the last frame in which it was tracked. Skeletons in the plane stay in pixels, which
+    windows scale by a bone in any case, and get the third coordinate 0; columns and rows of an
+    image are negated, so that +x is the right of a person who faces the camera and +y is up, as in
+    space. The rate is taken for 30 Hz, which the file does not say. The subject is `subject` of the
+    annotation, else the P of NTU's names, else `unknown`. Of several splits (`xsub_train`,
+    `xview_train`) the first is taken; what is called `val` tests where nothing is called `test`, as
+    is the habit with these files.
 
     Args:
         path: the .pkl file, or a folder with one.
@@ -122,7 +122,7 @@ def _splits(file: Path, said: object, findings: Findings) -> dict[str, str]:
     """frame_dir -> train, valid or test."""
     if not isinstance(said, dict):
         raise DataError(f"split is of {type(said).__name__}", path=file, expected=_EXPECTED)
-    parts = {str(key): match for key in said if (match := _SPLIT.fullmatch(str(key)))}
+    parts = {key: match for key in said if (match := _SPLIT.fullmatch(str(key)))}
     families = list(dict.fromkeys(match[1] for match in parts.values()))
     if len(families) > 1:
         others = few([str(family) for family in families[1:]])
@@ -130,6 +130,8 @@ def _splits(file: Path, said: object, findings: Findings) -> dict[str, str]:
     of: dict[str, str] = {}
     taken = {match[2]: said[key] for key, match in parts.items() if match[1] == families[0]}
     for name, members in taken.items():
+        if not isinstance(members, list | tuple | set | np.ndarray):
+            raise DataError(f"split {name} is {members!r}", path=file, expected=_EXPECTED)
         split = {"val": "valid"}.get(name, name)
         split = "test" if split == "valid" and "test" not in taken else split
         for member in members:
@@ -146,10 +148,13 @@ def _recording(file: Path, number: int, annotation: object, splits: dict[str, st
     name = str(annotation["frame_dir"])
     ntu = _NTU_NAME.search(name)
     subject = annotation.get("subject", ntu[1] if ntu else "unknown")
-    label = int(annotation.get("label", -1))
+    label = annotation.get("label", -1)
+    label = -1 if label is None else label
+    if not isinstance(label, int | np.integer):
+        raise DataError(f"{name}: label {label!r}", path=file, expected="a number from 0")
     values = _tracked(file, name, annotation["keypoint"])
     streams = {SKELETON: Stream(values, RATE)}
-    return Recording(name, str(subject), max(label, -1), streams, splits.get(name))
+    return Recording(name, str(subject), max(int(label), -1), streams, splits.get(name))
 
 
 def _tracked(file: Path, name: str, keypoint: object) -> Float[np.ndarray, "time joints 3"]:

@@ -204,6 +204,20 @@ def test_a_teams_own_folder_is_checked_alike(tmp_path):
             raise AssertionError("\n".join(found))
 
 
+def test_skeletons_that_are_centred_already_are_alive(tmp_path):
+    folder = write_team(tmp_path)
+    for file in (folder / "recordings").glob("*.npz"):
+        arrays = dict(np.load(file))
+        arrays["skeleton"] -= arrays["skeleton"][:, :1]
+        np.savez(file, **arrays)
+    assert problems(folder) == []
+    arrays["skeleton"][:, 2] = 0
+    np.savez(file, **arrays)
+    assert [p.split(":")[1] for p in problems(folder)] == [
+        " head of skeleton never changes in 120 samples\n  expected"
+    ]
+
+
 def test_a_folder_of_nothing(tmp_path):
     (found,) = problems(tmp_path)
     assert "recordings in no known format" in found

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from core.data.checks import DataError
+from har.data.checks import check_windows
 from har.data.harnet import read_harnet
 from har.data.readers import read_recordings
 from har.data.windows import load_windows
@@ -57,6 +58,8 @@ def test_time_may_come_before_the_axes(tmp_path):
         ("Y.npy", np.zeros(7, int), r"int64 of shape \[7\]"),
         ("pid.npy", np.array([{}] * 8, object), "cannot be read"),
         ("X.npy", np.full((8, 3, 300), np.nan), "NaN or infinity in window 0"),
+        ("X.npy", np.zeros((8, 3, 1)), r"float64 of shape \[8, 3, 1\]"),
+        ("pid.npy", np.array([1, np.nan, 1, 1, 2, 2, 4, 4]), "NaN"),
     ],
 )
 def test_arrays_that_cannot_be_used(tmp_path, file, content, reason):
@@ -64,6 +67,29 @@ def test_arrays_that_cannot_be_used(tmp_path, file, content, reason):
     np.save(tmp_path / file, content, allow_pickle=True)
     with pytest.raises(DataError, match=f"{file}: {reason}"):
         read_harnet(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([-2, 0, -1, 1, 0, 1, 0, 1]),
+        np.array([np.nan, 0, -1, 1, 0, 1, 0, 1]),
+        np.array(["", "0", "-1", "1", "0", "1", "0", "1"]),
+    ],
+)
+def test_unknown_activities_are_no_class(tmp_path, labels):
+    write(tmp_path, labels=labels)
+    data = read_harnet(tmp_path)
+    assert data.classes == ["0", "1"]
+    assert [r.label for r in data.recordings] == [-1, 0, -1, 1, 0, 1, 0, 1]
+
+
+def test_no_window_that_can_be_used_is_a_problem_of_the_check(tmp_path):
+    write(tmp_path, windows=np.full((8, 3, 300), np.nan))
+    found = [str(p) for p in check_windows(tmp_path, modalities=["imu"], device="cpu").problems]
+    assert len(found) == 9
+    assert "X.npy: NaN or infinity in window 7" in found[7]
+    assert "X.npy: no window can be read" in found[8]
 
 
 def test_there_are_no_skeletons(tmp_path):

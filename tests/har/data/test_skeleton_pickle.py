@@ -136,6 +136,8 @@ def test_arrays_of_objects_hide_nothing(tmp_path):
         ({"keypoint": np.full((1, 60, 25, 3), np.nan)}, "NaN or infinity"),
         ({"keypoint": np.zeros((1, 60, 25, 3))}, "person 0 is tracked in 0 frames"),
         ({"keypoint": [1, 2]}, "keypoint is no array"),
+        ({"label": "walk"}, "label 'walk'"),
+        ({"label": float("nan")}, "label nan"),
         ({"frame_dir": "S001C001P001R001A001"}, "a second time"),
     ],
 )
@@ -146,12 +148,23 @@ def test_annotations_that_cannot_be_used(tmp_path, change, reason):
         read_skeleton_pickle(write(tmp_path, {"annotations": own}))
 
 
+def test_an_activity_may_be_unknown(tmp_path):
+    own = annotations()
+    own[0]["label"], own[1]["label"] = None, np.int64(-5)
+    del own[2]["label"]
+    data = read_skeleton_pickle(write(tmp_path, {"annotations": own}))
+    by_name = {recording.name: recording.label for recording in data.recordings}
+    assert [by_name[annotation["frame_dir"]] for annotation in own[:3]] == [-1] * 3
+    assert min([by_name[annotation["frame_dir"]] for annotation in own[3:]]) >= 0
+
+
 def test_files_that_are_something_else(tmp_path):
     for content, reason in (
         ([1, 2], "no dictionary with annotations"),
         ({"annotations": [{}]}, "annotation 0 lacks its entries"),
         ({"annotations": []}, "no skeleton can be read"),
         ({"split": ["a"], "annotations": annotations()}, "split is of list"),
+        ({"split": {"train": 5}, "annotations": annotations()}, "split train is 5"),
     ):
         with pytest.raises(DataError, match=f"ntu.pkl: {reason}"):
             read_skeleton_pickle(write(tmp_path, content))
