@@ -152,6 +152,8 @@ def read_utd_clip(
 ) -> Recordings:
     """Reads one clip, given its skeleton or its inertial file; the other is found.
 
+    The skeleton lasts as long as the IMU, as in `read_utd_mhad`, where that is there.
+
     Raises:
         DataError: as `read_utd_mhad`.
     """
@@ -159,13 +161,23 @@ def read_utd_clip(
     key = _key(file)
     if key is None:
         raise _misnamed(file)
-    files = {name: _beside(file, key, name) for name in modalities}
-    values = {name: _read(found, name) for name, found in files.items()}
+    files = {name: _beside(file, key, name) for name in (SKELETON, IMU)}
+    values = {}
+    for name in modalities:
+        if (found := files[name]) is None:
+            raise DataError(
+                f"no {_file_name(key, name)} beside it",
+                path=file,
+                expected=f"it in the same folder or in {_FOLDERS[name]}/",
+                fix=f"leave {name} out of the modalities",
+            )
+        values[name] = _read(found, name)
     rates = dict(RATES)
-    if SKELETON in values and IMU in values:
-        rates[SKELETON] = len(values[SKELETON]) * RATES[IMU] / len(values[IMU])
     if skeleton_rate is not None:
         rates[SKELETON] = skeleton_rate
+    elif SKELETON in values and (imu := files[IMU]) is not None:
+        samples = values[IMU] if IMU in values else _read(imu, IMU)
+        rates[SKELETON] = len(values[SKELETON]) * RATES[IMU] / len(samples)
     streams = {name: Stream(found, rates[name]) for name, found in values.items()}
     clip = Recording(_title(key), str(key[1]), key[0] - 1, streams)
     return Recordings([clip], list(CLASSES), JOINTS, EDGES, CHANNELS, ROOT, BONE)
@@ -241,18 +253,15 @@ def _imu_samples(path: Path, keys: list[Key], read: dict[Key, np.ndarray] | None
     """How many samples each clip's IMU gave, where it is there."""
     if read is not None:
         return {key: len(read[key]) for key in keys}
-    files = {key: path / _FOLDERS[IMU] / f"{_title(key)}_inertial.mat" for key in keys}
+    files = {key: path / _FOLDERS[IMU] / _file_name(key, IMU) for key in keys}
     return {key: len(_read(file, IMU)) for key, file in files.items() if file.is_file()}
 
 
-def _beside(file: Path, key: Key, name: str) -> Path:
-    title = f"{_title(key)}_{_SUFFIXES[name]}.mat"
-    for folder in (file.parent, file.parent.parent / _FOLDERS[name]):
-        if (folder / title).is_file():
-            return folder / title
-    raise DataError(
-        f"no {title} beside it",
-        path=file,
-        expected=f"it in the same folder or in {_FOLDERS[name]}/",
-        fix=f"leave {name} out of the modalities",
-    )
+def _beside(file: Path, key: Key, name: str) -> Path | None:
+    places = (file.parent, file.parent.parent / _FOLDERS[name])
+    files = (folder / _file_name(key, name) for folder in places)
+    return next((each for each in files if each.is_file()), None)
+
+
+def _file_name(key: Key, name: str) -> str:
+    return f"{_title(key)}_{_SUFFIXES[name]}.mat"

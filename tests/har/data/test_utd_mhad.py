@@ -82,6 +82,17 @@ def test_one_clip_by_either_of_its_files(tmp_path):
         read_recording(lone)
 
 
+def test_a_skeleton_by_itself_has_the_rate_of_the_set(tmp_path):
+    write_utd(tmp_path, frame_rate=19.0)
+    whole = {r.name: r for r in read_utd_mhad(tmp_path, ["skeleton"]).recordings}["a2_s3_t1"]
+    file = tmp_path / "Skeleton" / "a2_s3_t1_skeleton.mat"
+    (alone,) = read_recording(file, ["skeleton"]).recordings
+    assert list(alone.streams) == ["skeleton"]
+    assert alone.streams["skeleton"].rate == whole.streams["skeleton"].rate != 30.0
+    shutil.rmtree(tmp_path / "Inertial")
+    assert read_recording(file, ["skeleton"]).recordings[0].streams["skeleton"].rate == 30.0
+
+
 def test_files_that_cannot_be_used_say_why(tmp_path):
     write_utd(tmp_path / "good", actions=(1,), subjects=(1,), trials=(1,))
     place = "Inertial/a1_s1_t1_inertial.mat"
