@@ -353,24 +353,24 @@ class ActivityRecognition(SampleTask):
         """Writes a picture of the query above what was found: skeletons beside sensor traces."""
         from har.data.pictures import Shown, draw_search
 
-        def shown(name: str, cosine: float | None = None) -> Shown:
+        def shown(name: str, kinds: Sequence[str], cosine: float | None = None) -> Shown:
             row = data.ids.index(name)
-            said = self._labels(data, row)
-            values = {k: of.cpu().numpy() for k, of in unscaled(data, row).items()}
-            seconds = None if data.rate is None else data.steps / data.rate
+            said, real = self._labels(data, row), int(data.lengths[row])
+            values = {k: of[:, :real].cpu().numpy() for k, of in unscaled(data, row).items()}
             return Shown(
                 name,
-                said["label"],
+                said["label"] if data.labels["label"][row] >= 0 else "",
                 said["subject"],
-                values.get(SKELETON),
-                values.get(IMU),
-                seconds,
+                values.get(SKELETON) if SKELETON in kinds else None,
+                values.get(IMU) if IMU in kinds else None,
+                None if data.rate is None else real / data.rate,
                 cosine,
             )
 
+        kind, _, name = query.partition(":")
         target = next(k for k in (SKELETON, IMU) if k in rows[0])
-        found = [shown(row[target], row["cosine"]) for row in rows]
-        query_row = shown(query.partition(":")[2])
+        found = [shown(row[target], (SKELETON, IMU), row["cosine"]) for row in rows]
+        query_row = shown(name, (kind,))
         unit = "bone lengths"  # skeletons are scaled window by window
         draw_search(query_row, found, file, data.joints, data.edges, data.channels, unit)
 

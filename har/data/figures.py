@@ -97,19 +97,23 @@ def draw_figure(
     turn: float = HALF_LEFT,
     width: float = 2.2,
 ) -> list["Artist"]:
-    """A stick figure, what is nearer to the viewer above the rest; centred at `place` if given."""
+    """A stick figure, what is nearer to the viewer above the rest; centred at `place` if given.
+
+    Where no bones are named, only the joints.
+    """
     from matplotlib.collections import LineCollection
 
     across, depth = projected(joints, turn)
     if place is not None:
         across = across - np.median(across) + place
     points = np.stack([across, joints[:, 1]], axis=1)
-    edges = np.asarray(body.edges)
+    edges = np.asarray(body.edges, dtype=np.int64).reshape(-1, 2)
     order = np.argsort(-depth[edges].mean(1), kind="stable")
-    colors = np.asarray(body.colors())[order]
+    colors = [body.colors()[number] for number in order]
     lines = LineCollection(points[edges[order]], colors=colors, linewidths=width, capstyle="round")
     axes.add_collection(lines)
-    heads = [i for i, name in enumerate(body.joints) if name.lower() in ("head", "nose")]
+    names = enumerate(body.joints)
+    heads = [i for i, name in names if not len(edges) or name.lower() in ("head", "nose")]
     dots = axes.scatter(*points[heads].T, s=12 * width**1.5, color=INK, zorder=3)
     return [lines, dots]
 

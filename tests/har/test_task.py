@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,28 @@ class TestRetrieval:
             assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
             sizes.append(image.shape[0])
         assert sizes[1] > 1.5 * sizes[0]
+
+    def test_padding_the_other_sensor_and_unknown_activities_are_not_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = []
+        monkeypatch.setattr("har.data.pictures.draw_search", lambda *args: calls.append(args))
+        lengths = torch.full((120,), 20)
+        lengths[17] = 13
+        label = LABELS.clone()
+        label[[17, 18]] = -1
+        data = changed(replace(windows(lengths=lengths), rate=10.0), label=label)
+        rows = [{SKELETON: name, "cosine": 0.5} for name in ("w17", "w18", "w19")]
+        ActivityRecognition().draw_search(data, "imu:w17", rows, tmp_path / "never.png")
+        ((query, found, *_),) = calls
+        assert query.skeleton is None
+        assert query.imu.shape == (6, 13)
+        assert np.array_equal(query.imu, data.inputs[IMU][17, :, :13].numpy())
+        assert [hit.skeleton.shape[1] for hit in found] == [hit.imu.shape[1] for hit in found]
+        assert [hit.imu.shape[1] for hit in found] == [13, 20, 20]
+        assert [hit.seconds for hit in found] == [1.3, 2.0, 2.0]
+        assert query.activity == found[0].activity == found[1].activity == ""
+        assert found[2].activity == f"class {label[19]}"
 
     @pytest.mark.parametrize(
         ("query", "words"),

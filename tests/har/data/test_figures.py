@@ -80,6 +80,13 @@ def test_a_figure_is_centred_at_its_place() -> None:
     assert abs((bones[:, :, 0].min() + bones[:, :, 0].max()) / 2 - 2.0) < 0.1
 
 
+def test_without_bones_the_joints_are_drawn() -> None:
+    axes = Figure().add_subplot()
+    for edges, count in ((EDGES, 1), ([], len(JOINTS))):
+        _, dots = draw_figure(axes, _standing(), Body(JOINTS, edges, "m"))
+        assert len(dots.get_offsets()) == count
+
+
 def test_the_ground_is_where_the_lowest_joint_is() -> None:
     path = np.stack([_standing(), _standing() + np.array([0, 0.5, 0])])
     assert grounded(path)[:, :, 1].min(1) == pytest.approx([0, 0.5])
