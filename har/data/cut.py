@@ -141,11 +141,15 @@ def sliding_windows(
     clocked, start = common_clock(_timed(only, streams), cut.rate)
     n_steps = len(next(iter(clocked.values())))
     if n_steps < cut.steps:
-        shorter = math.floor(10 * n_steps / cut.rate) / 10
+        own = [only.streams[name] for name in cut.modalities]
+        lasts = max(0.0, min(stream.start + stream.seconds for stream in own) - start)
+        # The last step of a window lies one step before its end, that of a stream one sample.
+        last = min(stream.start + (len(stream.values) - 1) / stream.rate for stream in own) - start
+        shorter = math.floor(10 * last * cut.steps / (cut.steps - 1)) / 10
         raise DataError(
-            f"{only.name} lasts {n_steps / cut.rate:.2f} s",
+            f"{only.name} lasts {lasts:.2f} s",
             expected=f"at least one window of {cut.steps / cut.rate:.2f} s",
-            fix=f"predict.seconds={shorter:.1f}" if whole else "a longer recording",
+            fix=f"predict.seconds={shorter:.1f}" if whole and shorter > 0 else "a longer recording",
         )
     hop = max(1, round(step * cut.rate))
     inputs = {name: _windows(values, cut.steps, hop) for name, values in clocked.items()}

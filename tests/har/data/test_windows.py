@@ -216,11 +216,27 @@ def test_sliding_windows_of_one_recording():
     exact = torch.sin(2 * math.pi * 1.3 * times)
     assert (inputs["imu"][1:-1, 0] - exact[1:-1]).abs().max() < 0.01
     assert (inputs["skeleton"][1:-1, 0, :, 2] - exact[1:-1]).abs().max() < 0.01
-    with pytest.raises(DataError, match=r"b lasts 9\.90 s") as refused:
+    with pytest.raises(DataError, match=r"b lasts 9\.80 s") as refused:
         sliding_windows(data, Cut(), 11.0, 1.0, "cpu")
     fits = float(str(refused.value).rpartition("predict.seconds=")[2])
     assert 9.7 < fits < 9.91
     assert len(sliding_windows(data, Cut(), fits, 1.0, "cpu")[1]) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.95, 2.0, 2.75, 3.31, 4.17])
+def test_a_window_that_is_too_long_is_told_what_would_fit(seconds):
+    data = recordings(clip("b", seconds))
+    with pytest.raises(DataError, match="b lasts ") as refused:
+        sliding_windows(data, Cut(), seconds + 0.5, 0.5, "cpu")
+    fits = float(str(refused.value).rpartition("predict.seconds=")[2])
+    assert seconds - 0.15 < fits < seconds + 0.05
+    assert len(sliding_windows(data, Cut(), fits, 9.0, "cpu")[1]) == 1
+
+
+def test_streams_that_share_nothing_have_no_window_that_fits():
+    data = recordings(clip("b", 2.0, starts=(0.0, 5.0)))
+    with pytest.raises(DataError, match=r"(?s)b lasts 0\.00 s.*a longer recording"):
+        sliding_windows(data, Cut(), 1.0, 0.5, "cpu")
 
 
 @pytest.mark.real
