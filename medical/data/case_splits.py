@@ -104,7 +104,8 @@ def _of_file(file: Path) -> dict[str, str]:
             f"columns {', '.join(table.columns)}", path=file, expected="patient_id,split"
         )
     of_patient: dict[str, str] = {}
-    for line, (name, split) in enumerate(table.select("patient_id", "split").iter_rows(), start=2):
+    for line, row in enumerate(table.select("patient_id", "split").iter_rows(), start=2):
+        name, split = ((value or "").strip() for value in row)
         if split not in SPLITS:
             raise DataError(f"split {split}", path=file, line=line, expected=", ".join(SPLITS))
         if of_patient.setdefault(name, split) != split:

@@ -212,6 +212,11 @@ def _remarks(layout: Layout, seen: dict[str, _Seen], findings: Findings) -> None
         findings.warn(
             f"{layout.root}: voxels more than {_THICK:g} times as long as wide in {few(thick)}"
         )
+    if all(case.patient in (None, case.id) and not case.image.is_dir() for case in layout.cases):
+        findings.warn(
+            f"{layout.root}: every case counts as a patient of its own; where patients have "
+            "several, say whose each is in a table: image,patient_id"
+        )
     without = [case.id for case in layout.cases if case.label is None]
     if without and len(without) < len(layout.cases):
         findings.note(f"{layout.root}: no segmentation of {few(without)}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,15 @@ def _csv(file: Path, findings: Findings) -> Layout:
             path=file,
             expected="image, report and, where known, id, patient_id, split, label",
         )
-    root, cases = file.parent, []
+    root, cases, nobodys = file.parent, [], []
     for number, row in enumerate(table.iter_rows(named=True), start=2):
-        row = {name: value or "" for name, value in row.items()}
+        # A patient with a space behind the name is no other patient.
+        row = {name: (value or "").strip() for name, value in row.items()}
         with findings.going_on():
             if not row["image"]:
                 raise DataError("no image", path=file, line=number)
             image = root / row["image"]
-            said = row.get("split", "").strip().lower()
+            said = row.get("split", "").lower()
             if said and said not in _SPLITS:
                 raise DataError(
                     f"split {said}", path=file, line=number, expected="train, valid or test"
@@ -172,6 +173,10 @@ def _csv(file: Path, findings: Findings) -> Layout:
                     _SPLITS.get(said),
                 )
             )
+            if row.get("patient_id") == "" and not image.is_dir():
+                nobodys.append(cases[-1].id)
+    if nobodys:
+        findings.warn(f"{file}: no patient_id of {few(nobodys)}: taken as patients of their own")
     names = root / "labels.json"
     classes = _classes(names, _parsed(names)) if names.is_file() else []
     return Layout("csv", root, cases, classes)
@@ -194,6 +199,13 @@ def _json(file: Path, findings: Findings) -> Layout:
 
 def _decathlon(file: Path, content: dict[str, Any], findings: Findings) -> Layout:
     root, cases, left_out = file.parent, [], 0
+    folded = ["fold" in entry for entry in content["training"] if isinstance(entry, dict)]
+    if any(folded) and not all(folded):
+        raise DataError(
+            f'{folded.count(False)} entries of "training" without "fold", others have one',
+            path=file,
+            expected="a fold for every entry, or for none",
+        )
     for name, split in _SPLITS.items():
         for entry in content.get(name, []):
             entry = {"image": entry} if isinstance(entry, str) else entry
@@ -210,12 +222,14 @@ def _decathlon(file: Path, content: dict[str, Any], findings: Findings) -> Layou
                 continue
             said: str | None = split
             if split == "train":
-                # Without folds, who validates and tests is drawn from these.
+                # Without folds, who validates and tests is drawn from these, unless lists say.
                 said = None if "fold" not in entry else "train" if entry["fold"] else "valid"
             cases.append(_with_report(stem_of(image), image, label, said))
     if left_out:
         findings.note(f"{file}: {left_out} test images without segmentation are left out")
-    return Layout("decathlon", root, cases, _classes(file, content.get("labels", {})))
+    return Layout(
+        "decathlon", root, _others_train(cases), _classes(file, content.get("labels", {}))
+    )
 
 
 def _nnunet(file: Path, content: dict[str, Any], findings: Findings) -> Layout:
@@ -233,7 +247,14 @@ def _nnunet(file: Path, content: dict[str, Any], findings: Findings) -> Layout:
             cases.append(_with_report(name, image, label, split))
     if left_out:
         findings.note(f"{file}: {left_out} test images without segmentation are left out")
-    return Layout("nnunet", root, cases, _classes(file, content.get("labels", {})))
+    return Layout("nnunet", root, _others_train(cases), _classes(file, content.get("labels", {})))
+
+
+def _others_train(cases: list[CaseFiles]) -> list[CaseFiles]:
+    """The cases; where some are said to validate or test, those of which nothing is said train."""
+    if not {case.split for case in cases} & {"valid", "test"}:
+        return cases
+    return [replace(case, split=case.split or "train") for case in cases]
 
 
 def _m3d(file: Path, content: dict[str, Any]) -> Layout:
@@ -258,6 +279,7 @@ def _folder(root: Path) -> Layout:
 
     cases = []
     if is_series(root):
+        root = root.resolve()  # `.` has no name
         cases.append(_with_report(root.name, root))
         return Layout("dicom", root, cases)
     for entry in sorted(root.iterdir()):
@@ -301,6 +323,11 @@ def _classes(file: Path, labels: dict[str, Any]) -> list[str]:
     if not numbered:
         return []
     numbered.setdefault(0, "background")
+    unnamed = [name for name in numbered.values() if not isinstance(name, str)]
+    if unnamed:
+        raise DataError(
+            f"a class called {json.dumps(unnamed[0])}", path=file, expected="a name for each number"
+        )
     if sorted(numbered) != list(range(len(numbered))):
         raise DataError(
             f"classes {sorted(numbered)}", path=file, expected="numbers from 0 without a gap"

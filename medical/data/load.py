@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from medical.data.prepare import (
     whole_position,
 )
 from medical.data.prepared import Prepared, ResidentVolumes, Store, VolumesOnDisk
-from medical.data.read_volume import frames_of
+from medical.data.read_volume import files_of, frames_of
 
 _ENDS = 1 << 16  # bytes of each end of a file that its fingerprint is of
 
@@ -152,8 +153,10 @@ def expand_frames(layout: Layout, frames: str, findings: Findings | None = None)
                 cases.append(case)
                 continue
             digits = len(str(n_frames - 1))
+            # Whose the file is, its volumes are, also where nobody says whose.
+            whose = case.patient or case.id
             cases += [
-                replace(case, id=f"{case.id}_{frame:0{digits}}", frame=frame)
+                replace(case, id=f"{case.id}_{frame:0{digits}}", patient=whose, frame=frame)
                 for frame in range(n_frames)
             ]
     return replace(layout, cases=cases)
@@ -202,8 +205,7 @@ def read_report(case: CaseFiles, root: Path, required: bool) -> str:
 def fingerprint(case: CaseFiles) -> str:
     """Changes when a file of the case does: of sizes and of both ends, where gzip has its sum."""
     total = sha256()
-    images = sorted(case.image.iterdir()) if case.image.is_dir() else [case.image]
-    for file in [*images, *([case.label] if case.label is not None else [])]:
+    for file in [*files_of(case.image), *([] if case.label is None else files_of(case.label))]:
         with file.open("rb") as opened:
             size = file.stat().st_size
             total.update(f"{file.name} {size}".encode())
@@ -228,7 +230,7 @@ def _planted(layout: Layout, store: Store, size: int) -> list[tuple[Finding, ...
     file = layout.root / "findings.json"
     if not file.is_file():
         return [None] * len(layout.cases)
-    known, found = json.loads(file.read_text(encoding="utf-8")), []
+    known, found = _read_findings(file), []
     for row, case in enumerate(layout.cases):
         prepared = store.prepared(row)
         to_voxel = np.linalg.inv(prepared.affine.numpy())
@@ -244,3 +246,20 @@ def _planted(layout: Layout, store: Store, size: int) -> list[tuple[Finding, ...
         ]
         found.append(tuple(own))
     return found
+
+
+def _read_findings(file: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        wanted = {"kind", "site", "size_mm", "centre_mm"}
+        usable = all(wanted <= one.keys() for own in known.values() for one in own)
+    except (OSError, ValueError, AttributeError, TypeError):
+        usable = False
+    if not usable:
+        raise DataError(
+            "not the findings of generated cases",
+            path=file,
+            expected='{"ct0001": [{"kind", "site", "size_mm", "centre_mm"}]}',
+            fix="rename the file: of real cases it is not read",
+        )
+    return known

@@ -20,10 +20,10 @@ from core.data.cache import cached
 from core.data.checks import DataError
 from medical.data.layouts import CaseFiles
 from medical.data.prepared import Prepared
-from medical.data.read_volume import Volume, geometry_of, read_volume, to_axes
+from medical.data.read_volume import Volume, files_of, geometry_of, read_volume, to_axes
 
 # To be raised when the same file would give another result.
-_VERSION = 1
+_VERSION = 2
 _HU = (-4096, 32767)
 _PERCENTILES = (0.5, 99.5)
 _SHIFTED = 0.1  # mm that a segmentation may lie beside its volume
@@ -83,7 +83,8 @@ def prepare_case(files: CaseFiles, how: Preparation, classes: Sequence[str] = ()
     if files.label is not None:
         label = read_volume(files.label)
         check_label(files, volume, label, classes)
-        label = to_axes(label)
+        # By the same affine: rounding must not decide that they are turned differently.
+        label = to_axes(Volume(label.values, volume.affine))
     volume = to_axes(volume)
     scaled = scale(torch.from_numpy(volume.values.astype(np.float32)), how)
     image, affine = resample(scaled, volume, how.spacing)
@@ -296,6 +297,5 @@ def _bytes(values: Float[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 def _stamp(path: Path) -> str:
     """What changes when a file, or a file of a series, is written anew."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat()) for file in files]
+    stats = [(file.name, file.stat()) for file in files_of(path)]
     return f"{path.resolve()} {[(name, s.st_size, s.st_mtime_ns) for name, s in stats]}"

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from core.data.checks import DataError
-from medical.data.read_volume import Volume
+from medical.data.read_volume import Volume, files_of
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
 
+_SAME = 1e-3  # by which spacing and direction may differ between slices
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TAGS = (
     "Modality",
@@ -30,12 +31,8 @@ _TAGS = (
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM files; decided by the first file in it."""
-    first = next((file for file in sorted(folder.iterdir()) if file.is_file()), None)
-    if first is None:
-        return False
-    with first.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    """Whether a folder holds DICOM files."""
+    return _first_dicom(folder) is not None
 
 
 def read_series(folder: Path, series: str | None = None) -> Volume:
@@ -43,7 +40,8 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
 
     Raises:
         DataError: several series and none named, a slice missing, slices that do not lie behind
-            one another, CT without slope and intercept, or files that cannot be read.
+            one another or differ in direction or spacing, CT without slope and intercept, or files
+            that cannot be read.
     """
     import SimpleITK
 
@@ -52,6 +50,9 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
     affine = _affine(folder, headers)
     _check_rescale(folder, headers)
     reader = SimpleITK.ImageSeriesReader()
+    if len({(_text(h, "RescaleSlope"), _text(h, "RescaleIntercept")) for h in headers}) > 1:
+        # Otherwise all slices get the type that suits the first one, and lose their fractions.
+        reader.SetOutputPixelType(SimpleITK.sitkFloat32)
     reader.SetFileNames([str(file) for file in files])
     try:
         values = SimpleITK.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)
@@ -73,9 +74,9 @@ def series_geometry(
 
 
 def patient_of(folder: Path) -> str | None:
-    """PatientID of the first file in a folder."""
-    first = next(file for file in sorted(folder.iterdir()) if file.is_file())
-    return str(_headers([first])[0].get("PatientID", "")) or None
+    """PatientID of the first DICOM file in a folder."""
+    first = _first_dicom(folder)
+    return None if first is None else _text(_headers([first])[0], "PatientID") or None
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
@@ -85,6 +86,14 @@ def series_in(folder: Path) -> dict[str, list[Path]]:
     names = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     files = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames
     return {name: [Path(file) for file in files(str(folder), name)] for name in names}
+
+
+def _first_dicom(folder: Path) -> Path | None:
+    for path in files_of(folder):
+        with path.open("rb") as file:
+            if file.read(132)[128:] == b"DICM":
+                return path
+    return None
 
 
 def _files(folder: Path, series: str | None) -> list[Path]:
@@ -125,20 +134,28 @@ def _headers(files: list[Path]) -> list["FileDataset"]:
 
 def _affine(folder: Path, headers: list["FileDataset"]) -> Float64[np.ndarray, "4 4"]:
     """Voxel -> mm in RAS+, columns of the images first."""
-    wanted = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-    missing = [name for name in wanted if any(name not in header for header in headers)]
-    if missing:
-        raise DataError(
-            f"no {', '.join(missing)}",
-            path=folder,
-            expected="tags that say where each slice lies",
-        )
+    wanted = {"PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
+    spacings, positions, orientations = (
+        np.array([_numbers(header, name, n) for header in headers]) for name, n in wanted.items()
+    )
+    for name, of_slices in (
+        ("ImageOrientationPatient", orientations),
+        ("PixelSpacing", spacings),
+    ):
+        apart = np.abs(of_slices - of_slices[0]).max(1)
+        if apart.max() > _SAME:
+            other = int(apart.argmax())
+            raise DataError(
+                f"{name} {of_slices[0].tolist()} in slice 1, {of_slices[other].tolist()} in slice "
+                f"{other + 1}",
+                path=folder,
+                expected="slices of one direction and spacing",
+                fix="move those that are no part of the volume, such as a localizer, elsewhere",
+            )
     first = headers[0]
-    orientation = np.array(first.ImageOrientationPatient, dtype=np.float64)
-    along_row, along_column = orientation[:3], orientation[3:]
+    along_row, along_column = orientations[0, :3], orientations[0, 3:]
     normal = np.cross(along_row, along_column)
-    between_rows, between_columns = (float(mm) for mm in first.PixelSpacing)
-    positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
+    between_rows, between_columns = spacings[0].tolist()
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_row * between_columns, along_column * between_rows
     affine[:3, 2] = normal * float(
@@ -162,10 +179,30 @@ def _affine(folder: Path, headers: list["FileDataset"]) -> Float64[np.ndarray, "
     return _TO_RAS @ affine
 
 
+def _numbers(header: "FileDataset", name: str, n: int) -> list[float]:
+    try:
+        found = [float(number) for number in header.get(name) or []]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != n:
+        raise DataError(
+            f"no {name}" if not found else f"{name} of {len(found)} numbers",
+            path=header.filename,
+            expected="tags that say where each slice lies",
+        )
+    return found
+
+
+def _text(header: "FileDataset", name: str) -> str:
+    value = header.get(name)
+    return "" if value is None else str(value).strip()
+
+
 def _check_rescale(folder: Path, headers: list["FileDataset"]) -> None:
-    if str(headers[0].get("Modality", "")) != "CT":
+    if _text(headers[0], "Modality") != "CT":
         return
-    missing = [name for name in ("RescaleSlope", "RescaleIntercept") if name not in headers[0]]
+    wanted = ("RescaleSlope", "RescaleIntercept")
+    missing = [name for name in wanted if not all(_text(header, name) for header in headers)]
     if missing:
         raise DataError(
             f"CT without {' and '.join(missing)}",

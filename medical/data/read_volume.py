@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NIFTI = (".nii.gz", ".nii")
 _RIGHT_ANGLE = 0.01  # cosine between two axes above which they are not taken as orthogonal
+_MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of metres and micrometres; all else is mm
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,20 @@ def geometry_of(
         return series_geometry(path, series)
     image = _open_nifti(path)
     x, y, z = _nifti_shape(path, image.shape)[:3]
-    return (x, y, z), np.asarray(image.affine, dtype=np.float64)
+    return (x, y, z), _nifti_affine(path, image)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or the files in a folder but those of the system, such as `.DS_Store`.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise DataError("no such file", path=path)
+    if not path.is_dir():
+        return [path]
+    return sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
 
 
 def axes_of(affine: Float64[np.ndarray, "4 4"]) -> str:
@@ -158,8 +172,16 @@ def _open_nifti(path: Path) -> "SpatialImage":
         raise DataError("no such file", path=path)
     try:
         return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as e:
-        raise _unreadable(path, e) from None
+    except _errors() as error:
+        raise _unreadable(path, error) from None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What nibabel and gzip raise of a file that is damaged."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    return ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error
 
 
 def _read_nifti(path: Path, frame: int | None) -> Volume:
@@ -181,7 +203,7 @@ def _read_nifti(path: Path, frame: int | None) -> Volume:
             # All of it, because only then gzip compares its checksum.
             image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
         data = np.asanyarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except _errors() as error:
         raise _unreadable(path, error) from None
     values = data[..., frame] if len(shape) == 4 else data
     if values.dtype.kind not in "iuf":
@@ -193,7 +215,26 @@ def _read_nifti(path: Path, frame: int | None) -> Volume:
         )
     if values.dtype == np.float64:
         values = values.astype(np.float32)
-    return Volume(values, np.asarray(image.affine, dtype=np.float64))
+    return Volume(values, _nifti_affine(path, image))
+
+
+def _nifti_affine(path: Path, image: "SpatialImage") -> Float64[np.ndarray, "4 4"]:
+    """Voxel -> mm in RAS+, whatever the unit of the file.
+
+    Raises:
+        DataError: neither sform nor qform is set, so that left and right would be a guess.
+    """
+    header = image.header
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        raise DataError(
+            "neither sform nor qform is set: the file does not say which side is which",
+            path=path,
+            expected="an affine from voxels to the patient",
+            fix="convert it anew from the scanner's files, or write its affine if you know it",
+        )
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _MM.get(int(header["xyzt_units"]) % 8, 1.0)
+    return affine
 
 
 def _nifti_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def draw_overlays(
         ]
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
     figure.tight_layout(rect=(0, 0.3 / figure.get_figheight() if classes else 0, 1, 1))
-    file.parent.mkdir(parents=True, exist_ok=True)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=100)
 
 

@@ -61,7 +61,7 @@ def test_a_file_decides_in_place_of_everything_else(tmp_path: Path) -> None:
     with pytest.warns(UserWarning):
         fewer = split_cases(PATIENTS[:36], NONE[:36], file, ratios=(0.3, 0.3, 0.4))
     assert fewer == splits[:36]
-    file.write_text("patient_id,split\np00,train\np00,test\n")
+    file.write_text("patient_id,split\np00,train\np00 ,test\n")
     with pytest.raises(DataError, match=r"splits.csv:3: patient p00 is in train too"):
         split_cases(PATIENTS, NONE, file)
     file.write_text("patient_id,split\np00,dev\n")

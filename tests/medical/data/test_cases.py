@@ -207,3 +207,31 @@ def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"0": "background", "1": "liver"}')
     with pytest.raises(DataError, match=r"class 2 in a segmentation\n.*0 to 1: background, liver"):
         load_cases(tmp_path, ratios=[1, 0, 0], size=8, spacing=[2, 2, 2])
+
+
+def test_volumes_of_one_file_are_of_one_patient_where_a_table_says_none(tmp_path: Path) -> None:
+    save(
+        tmp_path / "a.nii.gz",
+        torch.stack([torch.from_numpy(hu(seed=s)) for s in (1, 2)], 3).numpy(),
+    )
+    save(tmp_path / "b.nii.gz", hu(seed=3))
+    (tmp_path / "cases.csv").write_text("image\na.nii.gz\nb.nii.gz\n")
+    options = {"reports": False, "ratios": [0.5, 0.5, 0], "size": 8, "spacing": [2, 2, 2]}
+    assert load_cases(tmp_path, frames="split", **options).patients == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("resident_gib", [0, 1])
+def test_files_beside_the_volumes_are_asked_for_in_words(
+    tmp_path: Path, resident_gib: float
+) -> None:
+    save(tmp_path / "a.nii.gz")
+    table = tmp_path / "cases.csv"
+    table.write_text("image,label\na.nii.gz,gone.nii.gz\n")
+    options = {"reports": False, "ratios": [1, 0, 0], "size": 8, "spacing": [2, 2, 2]}
+    with pytest.raises(DataError, match=r"gone.nii.gz: no such file"):
+        load_cases(tmp_path, resident_gib=resident_gib, **options)
+    table.write_text("image\na.nii.gz\n")
+    for content in ("{", '{"a": [{"kind": "cyst"}]}', '["a"]'):
+        (tmp_path / "findings.json").write_text(content)
+        with pytest.raises(DataError, match=r"findings.json: not the findings[\s\S]*rename"):
+            load_cases(tmp_path, resident_gib=resident_gib, **options)

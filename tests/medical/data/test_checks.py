@@ -123,3 +123,12 @@ def test_arguments_and_folders_that_cannot_be(tmp_path: Path) -> None:
         assert len(report.problems) == 1
         assert said in str(report.problems[0])
         assert report.facts == {}
+
+
+def test_where_nobody_says_whose_the_volumes_are_this_is_told(demo: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.nii.gz", hu(seed=ord(name)))
+        (tmp_path / f"{name}.txt").write_text(f"Normal {name}.")
+    told = "every case counts as a patient of its own"
+    assert any(told in warning for warning in check_cases(tmp_path).warnings)
+    assert not any(told in warning for warning in check_cases(demo).warnings)

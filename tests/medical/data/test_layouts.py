@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.data.checks import DataError
 from core.data.findings import Findings
 from medical.data.layouts import find_cases, stem_of
+from medical.data.load import load_cases
 from tests.medical.data.files import save
 
 
@@ -93,8 +95,8 @@ def test_nnunet(tmp_path: Path) -> None:
         save(tmp_path / f"{name}.nii.gz")
     layout = find_cases(tmp_path)
     assert [(case.id, case.split) for case in layout.cases] == [
-        ("s_01", None),
-        ("s_02", None),
+        ("s_01", "train"),
+        ("s_02", "train"),
         ("s_03", "test"),
     ]
     assert layout.cases[1].label == tmp_path / "labelsTr/s_02.nii.gz"
@@ -141,4 +143,41 @@ def test_lists_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         find_cases(tmp_path)
     _text(tmp_path / "dataset.json", '{"training": [], "labels": {"whole": [1, 2]}}')
     with pytest.raises(DataError, match="one number a class"):
+        find_cases(tmp_path)
+
+
+def test_those_of_whom_nothing_is_said_train_where_others_test(tmp_path: Path) -> None:
+    for name in ("imagesTr/a_0000", "imagesTr/b_0000", "imagesTs/c_0000"):
+        save(tmp_path / f"{name}.nii.gz")
+    for name in ("labelsTr/a", "labelsTr/b", "labelsTs/c"):
+        save(tmp_path / f"{name}.nii.gz", np.zeros((20, 18, 16), np.uint8))
+    nnunet = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    entries = {
+        name: [
+            {"image": f"images{part}/{n}_0000.nii.gz", "label": f"labels{part}/{n}.nii.gz"}
+            for n in of
+        ]
+        for name, part, of in (("training", "Tr", "ab"), ("validation", "Ts", "c"))
+    }
+    options = {"reports": False, "ratios": [0.5, 0.5, 0], "size": 8, "spacing": [2, 2, 2]}
+    for content, counts in ((nnunet, [1, 1, 1]), (entries, [2, 1, 0])):
+        _text(tmp_path / "dataset.json", json.dumps(content))
+        splits = load_cases(tmp_path, **options).splits
+        assert [len(splits[name]) for name in ("train", "valid", "test")] == counts
+    entries["training"][0]["fold"] = 0
+    _text(tmp_path / "dataset.json", json.dumps(entries))
+    with pytest.raises(DataError, match=r'1 entries of "training" without "fold"'):
+        find_cases(tmp_path)
+
+
+def test_a_table_with_spaces_and_without_some_patients(tmp_path: Path) -> None:
+    lines = ["image,report,patient_id", "a.nii.gz,Normal.,p1", "b.nii.gz, ,p1 ", "c.nii.gz,,"]
+    _text(tmp_path / "cases.csv", "\n".join(lines))
+    findings = Findings(strict=False)
+    cases = find_cases(tmp_path, findings).cases
+    assert [case.patient for case in cases] == ["p1", "p1", None]
+    assert [case.report for case in cases] == ["Normal.", None, None]
+    assert "no patient_id of c" in findings.warnings[0]
+    _text(tmp_path / "labels.json", '{"0": "background", "1": ["liver"]}')
+    with pytest.raises(DataError, match=r"a class called \[.liver.\]"):
         find_cases(tmp_path)

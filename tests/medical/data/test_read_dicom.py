@@ -1,11 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from core.data.checks import DataError
 from medical.data.layouts import find_cases
-from medical.data.load import patients_of
+from medical.data.load import load_cases, patients_of
 from medical.data.read_volume import geometry_of, read_volume, to_axes
 from tests.medical.data.files import save_series
 
@@ -68,3 +70,66 @@ def test_folders_of_series_are_cases_whose_patients_the_tags_name(tmp_path: Path
     assert [case.id for case in layout.cases] == ["one", "three", "two"]
     assert patients_of(layout) == ["p7", "p8", "p7"]
     assert all(case.report == tmp_path / f"{case.id}.txt" for case in layout.cases)
+
+
+def _change(folder: Path, change: Callable[[pydicom.Dataset], None]) -> Path:
+    for file in sorted(folder.iterdir()):
+        data = pydicom.dcmread(file)
+        change(data)
+        data.save_as(file)
+    return folder
+
+
+@pytest.mark.parametrize("tag", ["PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"])
+def test_tags_that_are_there_but_empty_are_named(tmp_path: Path, tag: str) -> None:
+    folder = _change(save_series(tmp_path / "a", STORED), lambda data: setattr(data, tag, None))
+    for read in (read_volume, geometry_of):
+        with pytest.raises(DataError, match=f"no {tag}"):
+            read(folder)
+
+
+def test_rescale_is_needed_of_every_slice_and_may_differ(tmp_path: Path) -> None:
+    def empty(data: pydicom.Dataset) -> None:
+        if data.InstanceNumber == 3:
+            data.RescaleIntercept = None
+
+    with pytest.raises(DataError, match="CT without RescaleIntercept"):
+        read_volume(_change(save_series(tmp_path / "a", STORED), empty))
+
+    def differ(data: pydicom.Dataset) -> None:
+        data.RescaleSlope = 1 if data.InstanceNumber == 1 else 0.25
+
+    values = read_volume(_change(save_series(tmp_path / "b", STORED), differ)).values
+    expected = STORED * np.array([1, 0.25, 0.25, 0.25, 0.25]) - 1000
+    assert np.array_equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [("ImageOrientationPatient", [1, 0, 0, 0, 0, -1]), ("PixelSpacing", [0.9, 0.8])],
+)
+def test_slices_of_another_direction_or_spacing_are_no_part_of_a_volume(
+    tmp_path: Path, tag: str, value: list[float]
+) -> None:
+    def localizer(data: pydicom.Dataset) -> None:
+        if data.InstanceNumber == 4:
+            setattr(data, tag, value)
+
+    with pytest.raises(DataError, match=rf"{tag} .* in slice 4[\s\S]*localizer"):
+        read_volume(_change(save_series(tmp_path / "a", STORED), localizer))
+
+
+def test_what_the_system_left_in_a_folder_hides_no_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_series(tmp_path / "all" / "one", STORED)
+    (folder / ".DS_Store").write_bytes(bytes(200))
+    (folder / "0_notes.txt").write_text("seen by two")
+    (folder / "keys").mkdir()
+    layout = find_cases(tmp_path / "all")
+    assert [case.id for case in layout.cases] == ["one"]
+    assert patients_of(layout) == ["p7"]
+    options = {"reports": False, "ratios": [1, 0, 0], "size": 8, "spacing": [2, 2, 2]}
+    assert load_cases(tmp_path / "all", **options).ids == ["one"]
+    monkeypatch.chdir(folder)
+    assert load_cases(".", **options).ids == ["one"]

@@ -138,3 +138,35 @@ def test_real_volumes_keep_voxels_sides_and_millimetres(real_data: Path, name: s
         if (values == values.max()).sum() == 1:
             np.testing.assert_allclose(*places, atol=1e-4)
     assert volume.spacing == pytest.approx(nibabel.affines.voxel_sizes(image.affine))
+
+
+def test_headers_that_cannot_be_are_refused_in_words(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "good.nii").read_bytes())
+    for offset, damage in ((70, b"\x4d\x00"), (40, b"\x09\x00"), (108, b"\x00\x00\xa0\xc0")):
+        broken = content.copy()
+        broken[offset : offset + len(damage)] = damage
+        (tmp_path / "broken.nii").write_bytes(broken)
+        for read in (read_volume, geometry_of):
+            with pytest.raises(DataError, match=r"broken.nii: cannot be read"):
+                read(tmp_path / "broken.nii")
+
+
+def test_sides_are_in_mm_whatever_the_unit_of_the_file(tmp_path: Path) -> None:
+    for unit, factor in (("meter", 0.001), ("micron", 1000.0), ("mm", 1.0), ("unknown", 1.0)):
+        affine = oblique()
+        affine[:3] *= factor
+        image = nibabel.Nifti1Image(hu(), affine)
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, tmp_path / "a.nii.gz")
+        for found in (
+            read_volume(tmp_path / "a.nii.gz").affine,
+            geometry_of(tmp_path / "a.nii.gz")[1],
+        ):
+            np.testing.assert_allclose(found, oblique(), rtol=1e-5)
+
+
+def test_a_file_that_does_not_say_which_side_is_which_is_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(hu(), None), tmp_path / "a.nii.gz")
+    for read in (read_volume, geometry_of):
+        with pytest.raises(DataError, match=r"neither sform nor qform is set"):
+            read(tmp_path / "a.nii.gz")

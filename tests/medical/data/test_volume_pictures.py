@@ -48,7 +48,7 @@ def test_predictions_are_filled_and_truth_is_outlined(tmp_path: Path) -> None:
     counts = []
     for options in ({}, {"labels": labels}, {"truth": labels}, {"heat": labels / 1.0}):
         file = tmp_path / "a.png"
-        draw_overlays([Overlay("a", values, (1, 1, 2), (10, 10, 10), **options)], file)
+        draw_overlays([Overlay("a", values, (1, 1, 2), (10, 10, 10), **options)], str(file))
         image = imread(file)[..., :3]
         counts.append(int(((image.max(-1) - image.min(-1)) > 0.2).sum()))
     none, filled, outlined, heated = counts
