@@ -51,6 +51,7 @@ class Arm:
         is_trained: False for the untrained method and for references.
         fixed: keys that tuning must leave alone.
         tuned: what tuning chose, key -> value.
+        trials: what tuning tried, `values` and the `validation` score of each.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Arm:
     is_trained: bool = True
     fixed: tuple[str, ...] = ()
     tuned: dict[str, Any] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
 
     def with_values(self, values: dict[str, Any]) -> "Arm":
         """The same arm with other values in its config."""
@@ -113,6 +115,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
     outcome["data"] = {"path": str(config.data.path), "digest": data.digest()}
     outcome["budget"] = OmegaConf.to_container(arms[0].config.trainer)
     outcome["tuning_trials"] = n_trials
+    outcome["tuning"] = {arm.name: arm.trials for arm in arms[:2]}
     outcome["environment"] = environment()
     target = Path(config.out) if config.out else folder
     target.mkdir(parents=True, exist_ok=True)
@@ -235,6 +238,10 @@ def _tuned(
             said = ", ".join(f"{k}={v}" for k, v in values.items()) or "its own config"
             print(f"  tuning {arm.name} {number + 1}/{n_trials}: {scores[-1]:.4f} with {said}")
         best.append(arm.with_values(trials[int(np.argmax(scores))]))
+        best[-1].trials = [
+            {"values": values, "validation": score}
+            for values, score in zip(trials, scores, strict=True)
+        ]
     method = best[0]
     for arm in arms[2:]:
         if arm.system == method.system:

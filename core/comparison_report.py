@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Results = dict[str, list[dict[str, Any]]]
 
+_TRIALS = "Trials of tuning, one training each"
+
 
 def conclude(
     results: Results,
@@ -174,6 +176,23 @@ def further_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def tuning_rows(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table row for every trial of tuning, and how it was judged."""
+    return [
+        {
+            "arm": arm,
+            "trial": _settings(trial["values"]) or "its own config",
+            f"validation {outcome['metric']}": trial["validation"],
+        }
+        for arm, trials in outcome["tuning"].items()
+        for trial in trials
+    ]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
 def _ends(interval: dict[str, Any]) -> str:
     if interval["low"] is None:
         return "unknown from one seed"
@@ -191,11 +210,15 @@ def notes(outcome: dict[str, Any]) -> list[str]:
         "Every arm had the same data, data order, budget and seeds; checkpoints and tuning were "
         "chosen on validation alone.",
     ]
-    for name in ("method", "baseline"):
-        arm = outcome[name]
-        tuned = ", ".join(f"{k}={v}" for k, v in outcome["arms"][arm]["tuned"].items())
+    for arm in (outcome["method"], outcome["baseline"]):
+        tuned = _settings(outcome["arms"][arm]["tuned"])
         if tuned:
             lines.append(f"Tuning chose {tuned} for {arm}.")
+    if outcome["tuning_trials"] == 0:
+        lines.append(
+            "Nothing was tuned: each arm ran with the values of its config, which may suit one "
+            "better than the other on these data."
+        )
     budget = outcome["budget"]["max_epochs"]
     spent = [n for n in (outcome["method"], outcome["baseline"]) if _spent(outcome, n)]
     if spent:
@@ -245,6 +268,8 @@ def describe(outcome: dict[str, Any], report: Report) -> None:
     report.table(difference_rows(outcome), "Paired differences")
     if outcome["also"]:
         report.table(further_rows(outcome), "Further differences, not part of the verdict")
+    if outcome["tuning_trials"]:
+        report.table(tuning_rows(outcome), _TRIALS)
     report.text("\n".join(f"- {line}" for line in notes(outcome)))
 
 
@@ -264,6 +289,8 @@ def present(outcome: dict[str, Any], results: Results, folder: Path) -> None:
     print_table(difference_rows(outcome), "paired differences")
     if outcome["also"]:
         print_table(further_rows(outcome), "further differences, not part of the verdict")
+    if outcome["tuning_trials"]:
+        print_table(tuning_rows(outcome), _TRIALS)
     for line in notes(outcome):
         print(line)
     print(f"\nverdict: {outcome['verdict']}. {outcome['summary']}")

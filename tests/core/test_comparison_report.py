@@ -6,6 +6,8 @@ import pytest
 from core.comparison_report import arm_rows, conclude, difference_rows, notes, present
 from core.data.checks import DataError
 
+NOT_TUNED = {"budget": {"max_epochs": 10}, "tuning_trials": 0, "tuning": {}}
+
 
 def results(differences: list[float], spread: float = 0.0, untrained: float = 0.1) -> dict:
     """A method that is `differences` above its baseline, seed for seed."""
@@ -33,7 +35,7 @@ def concluded(differences: list[float], **options) -> dict:
     made = results(differences, **options)
     tuned: dict[str, dict] = {name: {} for name in made}
     outcome = conclude(made, tuned, list(range(len(differences))), "recall@20")
-    return outcome | {"budget": {"max_epochs": 10}}
+    return outcome | NOT_TUNED
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,22 @@ def test_verdict_and_summary_say_the_same(differences, verdict, sentence, tmp_pa
     json.dumps(outcome, allow_nan=False)
 
 
+def test_every_trial_of_tuning_is_shown_and_what_was_not_tuned_is_said(tmp_path, capsys):
+    present(concluded([0.1, 0.2]), results([0.1, 0.2]), tmp_path)
+    assert "Nothing was tuned" in capsys.readouterr().out
+    trials = {
+        "ours": [{"values": {}, "validation": 0.25}, {"values": {"lr": 0.3}, "validation": 0.125}],
+        "theirs": [{"values": {}, "validation": 0.5}, {"values": {"n": 2}, "validation": 0.75}],
+    }
+    tuned = concluded([0.1, 0.2]) | {"tuning_trials": 2, "tuning": trials}
+    present(tuned, results([0.1, 0.2]), tmp_path)
+    said, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert "Nothing was tuned" not in said
+    for text in ("its own config", "lr=0.3", "n=2", "0.2500", "0.1250", "0.5000", "0.7500"):
+        assert text in said
+        assert text in page
+
+
 def test_arms_keep_their_seeds_and_spread():
     outcome = concluded([0.1, 0.2, 0.3])
     arm = outcome["arms"]["ours"]
@@ -81,7 +99,7 @@ def test_a_further_metric_is_compared_with_the_arms_that_have_it(tmp_path, capsy
     outcome = conclude(made, tuned, [0, 1, 2], "recall@20", ["order"])
     assert list(outcome["also"]["order"]) == ["ours untrained"]
     assert outcome["also"]["order"]["ours untrained"]["mean"] == pytest.approx(0.7)
-    present(outcome | {"budget": {"max_epochs": 10}}, made, tmp_path)
+    present(outcome | NOT_TUNED, made, tmp_path)
     assert "0.8000" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"also=.'order'"):
         conclude(results([0.1]), tuned, [0], "recall@20", ["order"])

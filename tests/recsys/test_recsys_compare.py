@@ -173,6 +173,10 @@ def test_both_arms_get_equal_budgets_trials_and_seeds(home, ask, pretended):
         assert len(set(points)) == 4
     outcome = outcome_of(home)
     assert outcome["tuning_trials"] == 4
+    assert {arm: len(trials) for arm, trials in outcome["tuning"].items()} == {
+        "bm3": 4,
+        "lightgcn": 4,
+    }
     assert outcome["budget"]["max_epochs"] == 7
 
 
@@ -201,6 +205,9 @@ def test_tuning_takes_the_best_validation_and_ablations_inherit_it(home, ask, pr
     tuned = {name: arm["tuned"] for name, arm in outcome["arms"].items()}
     best = {"system.n_layers": 2, "system.dropout": 0.3, "optimizer.lr": 0.003}
     assert best.items() <= tuned["bm3"].items()
+    for arm in ("bm3", "lightgcn"):
+        highest = max(outcome["tuning"][arm], key=lambda trial: trial["validation"])
+        assert highest["values"] == tuned[arm]
     assert tuned["lightgcn"]["system.n_layers"] == 3
     assert tuned["lightgcn"]["optimizer.lr"] == 0.003
     assert tuned["bm3 untrained"] == tuned["bm3"]
