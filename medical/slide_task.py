@@ -28,10 +28,10 @@ class SlideProbing(PatchProbing):
     """What frozen features of patches tell of the class of a slide.
 
     `mean_pooling_*`: SimpleShot on the mean of a slide's patches. `mi_simpleshot_*`, of data with
-    `regions/` of the slides' classes: prototypes of labelled regions against the few patches
-    nearest to each; no slide teaches. `abmil_*`: gated attention trained on the training slides.
-    Training slides teach; of the heads only attention is chosen on validation, and on the
-    validation split itself it is not chosen at all.
+    `regions/` of the slides' classes: prototypes of labelled regions of training patients against
+    the few patches nearest to each; no slide teaches. `abmil_*`: gated attention trained on the
+    training slides. Of the heads only attention is chosen on validation, and on the validation
+    split itself it is not chosen at all.
 
     Args:
         augment: makes the crops that systems of views learn from.
@@ -147,18 +147,20 @@ class SlideProbing(PatchProbing):
         return scores
 
     def _prototypes(self, system: System, data: Slides) -> SimpleShot | None:
-        """Of the regions of the slides' classes; None where some class has none."""
+        """Of regions of training patients; None where some class of the slides has none."""
         if data.regions is None or "label" not in data.regions.labels:
             return None
         names = data.regions.classes["label"]
-        if not set(data.slide_classes) <= set(names):
-            return None
         slide_class = [
             data.slide_classes.index(name) if name in data.slide_classes else -1 for name in names
         ]
         label = data.regions.labels["label"]
-        of = torch.tensor(slide_class, device=label.device)[label]
-        rows = (of >= 0).nonzero().flatten()
+        # A region without a label is of no class either.
+        of = torch.tensor([*slide_class, -1], device=label.device)[label]
+        rows = data.regions.splits["train"]
+        rows = rows[of[rows] >= 0]
+        if len(of[rows].unique()) < len(data.slide_classes):
+            return None
         features = embed_images(system, data.regions, rows, self.size)
         return SimpleShot.fit(features, of[rows], len(data.slide_classes))
 

@@ -73,6 +73,11 @@ def read_bag(file: str | Path) -> Bag:
     """
     file = Path(file)
     content = _read_h5(file) if file.suffix in (".h5", ".hdf5") else _read_pt(file)
+    content = {name: of for name, of in content.items() if of is not None}
+    kinds = {n: type(content[n]).__name__ for n in ("features", "coords") if n in content}
+    if not all(isinstance(content[name], Tensor) for name in kinds):
+        found = ", ".join(f"{name} of type {kind}" for name, kind in kinds.items())
+        raise DataError(found, path=file, expected=_EXPECTED)
     features = content.get("features")
     if features is not None and features.ndim == 3 and features.shape[0] == 1:
         features = features[0]  # as some versions of TRIDENT write it
@@ -84,7 +89,7 @@ def read_bag(file: str | Path) -> Bag:
         raise DataError(f"{broken} patches with NaN or infinite features", path=file)
     corners = content.get("coords")
     if corners is not None:
-        corners = corners.flatten(0, -2).long()
+        corners = corners.flatten(0, -2).long() if corners.ndim > 1 else corners
         if corners.shape != (len(features), 2):
             raise DataError(
                 f"{len(features)} features, coords of shape {list(corners.shape)}",
@@ -104,7 +109,7 @@ def _read_h5(file: Path) -> dict[str, Tensor]:
                 for name in ("features", "coords")
                 if name in h5
             }
-    except OSError as error:
+    except (OSError, TypeError) as error:
         raise DataError(
             f"cannot be read as HDF5 ({str(error)[:120]})", path=file, expected=_EXPECTED
         ) from None

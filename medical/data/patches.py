@@ -72,6 +72,8 @@ def load_patches(
             names one that is not there.
     """
     root = Path(path)
+    if size is not None and size < 1:
+        raise DataError(f"data.size={size}", expected="one pixel or more")
     table = root / TABLE
     if not table.is_file():
         samples = load_images(root, size, ratios, valid_share, seed, stream, workers)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.data.checks import DataError
 from core.data.encoded_images import SPLIT_NAMES
+from core.data.findings import few
 from core.data.samples import SPLITS
 from medical.data.patient_splits import split_patients
 
@@ -20,10 +21,12 @@ def read_rows(table: Path, key: str, columns: str) -> dict[str, dict[str, str]]:
     """Value of the column `key` -> its row, as text; `case_id` may stand for `patient_id`.
 
     Raises:
-        DataError: the file is no CSV, or lacks a column of the two.
+        DataError: the file is no CSV, lacks a column of the two, or has two rows of one value.
     """
     try:
         frame = pl.read_csv(table, infer_schema=False).fill_null("")
+        # A patient with a space behind the name is no other patient.
+        frame = frame.with_columns(pl.all().str.strip_chars())
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"cannot be read: {reason}", path=table, expected=columns) from None
@@ -33,6 +36,9 @@ def read_rows(table: Path, key: str, columns: str) -> dict[str, dict[str, str]]:
         raise DataError(
             f"columns {', '.join(frame.columns)}", path=table, expected=f"columns {columns}"
         )
+    twice = frame.filter(frame[key].is_duplicated())[key].unique(maintain_order=True).to_list()
+    if twice:
+        raise DataError(f"more than one row for {few(twice)}", path=table, expected="one for each")
     return {row[key]: row for row in frame.iter_rows(named=True)}
 
 

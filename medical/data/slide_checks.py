@@ -10,9 +10,10 @@ import tifffile
 from core.data.checks import CheckReport, DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS
-from medical.data.patches import check_patches
-from medical.data.slide_files import MPP_TIMES_MAGNIFICATION, Grid, read_patch
-from medical.data.slides import SUFFIXES, Slide, list_slides, tissue_corners
+from medical.data.patches import TABLE, check_patches
+from medical.data.patient_table import read_rows
+from medical.data.slide_files import read_patch
+from medical.data.slides import SUFFIXES, Slide, grid_of, list_slides, tissue_corners
 
 _TIFF = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
 _READ = 4  # patches of a slide, from its first to its last
@@ -38,7 +39,10 @@ def check_slides(
     """
     found = Findings(strict=False)
     root = Path(path)
-    grid = Grid(size, MPP_TIMES_MAGNIFICATION / magnification)
+    try:
+        grid = grid_of(magnification, size, min_tissue, patches_per_slide)
+    except DataError as error:
+        return CheckReport({}, [error], [])
     if root.is_dir():
         for file in sorted(f for f in root.iterdir() if f.suffix.lower() in SUFFIXES):
             with found.going_on():
@@ -89,6 +93,16 @@ def check_slides(
     if regions.is_dir():
         report = check_patches(regions, size, (1.0, 0.0, 0.0), 0.0)
         found.problems.extend(report.problems)
+        found.warnings.extend(f"{regions}: {warning}" for warning in report.warnings)
+        held_out = {slide.patient for slide in slides if slide.split != "train"}
+        if (regions / TABLE).is_file() and not report.problems:
+            whose = read_rows(regions / TABLE, "file", "file, patient_id").values()
+            n_idle = sum(row["patient_id"] in held_out for row in whose)
+            if n_idle:
+                found.warn(
+                    f"{regions}: {n_idle} patches are of patients of validation or test slides: "
+                    "they teach nothing"
+                )
         facts["labelled patches in regions"] = report.facts.get("train samples", 0)
     return CheckReport(facts, found.problems, found.warnings)
 

@@ -106,6 +106,7 @@ class Slides(Patches):
             slides=[self.slides[n] for n in numbers],
             slide_of=new[self.slide_of[kept]],
             corners=self.corners[kept.cpu()],
+            regions=None if self.regions is None else self.regions.without_test(),
         )
 
     def rows_of(self, number: int) -> Int64[Tensor, " patches"]:
@@ -131,7 +132,8 @@ def load_slides(
     `slides.csv` has `slide_id` (a file's name, with or without its suffix), `patient_id` (or
     `case_id`) and, where known, `label`, `split` and `mpp`. Without it every slide is a patient of
     its own. A folder `regions/`, read as `data=patches` is, holds labelled patches of the same
-    magnification, of training patients.
+    magnification; those of patients of validation or test slides are in that split, and teach
+    nothing.
 
     Args:
         path: the folder.
@@ -151,9 +153,9 @@ def load_slides(
         DataError: no slide, one that cannot be read, is without tissue or of unknown or too low
             magnification, a patient in two splits, or a table that does not fit the files.
     """
+    grid = grid_of(magnification, size, min_tissue, patches_per_slide)
     found = Findings()
     slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found)
-    grid = Grid(size, MPP_TIMES_MAGNIFICATION / magnification)
     with ThreadPoolExecutor() as pool:
         corners = list(pool.map(lambda slide: tissue_corners(slide, grid, min_tissue), slides))
     lengths = torch.tensor([len(of) for of in corners])
@@ -165,7 +167,6 @@ def load_slides(
     }
     if patches_per_slide is not None:
         splits["train"] = _some(splits["train"], slide_of, patches_per_slide, seed)
-    region = Path(path) / _REGIONS
     read = _Read([slide.path for slide in slides], [s.mpp for s in slides], slide_of, places, grid)
     return Slides(
         {"image": _images(read, Path(path), stream, workers)},
@@ -182,8 +183,27 @@ def load_slides(
         places,
         grid,
         classes,
-        load_patches(region, size, (1.0, 0.0, 0.0), 0.0) if region.is_dir() else None,
+        _regions(Path(path) / _REGIONS, size, slides),
     )
+
+
+def grid_of(
+    magnification: float, size: int, min_tissue: float, patches_per_slide: int | None
+) -> Grid:
+    """How patches are cut, from the arguments of `load_slides`.
+
+    Raises:
+        DataError: one of them cannot be.
+    """
+    if magnification <= 0:
+        raise DataError(f"data.magnification={magnification}", expected="above 0, such as 20")
+    if size < 1:
+        raise DataError(f"data.size={size}", expected="one pixel or more")
+    if not 0 <= min_tissue <= 1:
+        raise DataError(f"data.min_tissue={min_tissue}", expected="a share, 0 to 1")
+    if patches_per_slide is not None and patches_per_slide < 1:
+        raise DataError(f"data.patches_per_slide={patches_per_slide}", expected="one or more")
+    return Grid(size, MPP_TIMES_MAGNIFICATION / magnification)
 
 
 def list_slides(
@@ -204,6 +224,10 @@ def list_slides(
     files = sorted(f for f in root.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError("no slides", path=root, expected=f"files {', '.join(SUFFIXES)}")
+    stems = [file.stem for file in files]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataError(f"two slides are called {few(twice)}", path=root, fix="rename one")
     table = root / TABLE
     rows = [{"slide_id": file.stem, "patient_id": file.stem} for file in files]
     if table.is_file():
@@ -222,8 +246,8 @@ def list_slides(
     slides = []
     for number, (file, row) in enumerate(zip(files, rows, strict=True)):
         with found.going_on():
-            stated = _number(row.get("mpp", ""), table, file) or stated_mpp
-            mpp = slide_mpp(file, stated)
+            stated = _number(row.get("mpp", ""), table, file)
+            mpp = slide_mpp(file, stated_mpp if stated is None else stated)
             label, split = int(labels[number]), split_of[number]
             slides.append(Slide(row["slide_id"], file, patients[number], label, split, mpp))
     return slides, classes
@@ -254,6 +278,22 @@ def tissue_corners(slide: Slide, grid: Grid, min_tissue: float) -> Int64[np.ndar
             fix="leave the slide out, or set data.min_tissue",
         )
     return corners
+
+
+def _regions(folder: Path, size: int, slides: Sequence[Slide]) -> Patches | None:
+    if not folder.is_dir():
+        return None
+    regions = load_patches(folder, size, (1.0, 0.0, 0.0), 0.0)
+    # Of patients that nobody names, the files' word that they train is all there is.
+    of_patient = {slide.patient: slide.split for slide in slides}
+    split_of = {row: split for split in SPLITS for row in regions.splits[split].tolist()}
+    for row, patient in enumerate(regions.patients):
+        split_of[row] = of_patient.get(patient, split_of[row])
+    splits = {
+        split: torch.tensor([row for row, own in sorted(split_of.items()) if own == split]).long()
+        for split in SPLITS
+    }
+    return replace(regions, splits=splits)
 
 
 class _Read:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -186,3 +187,30 @@ def test_cosines_are_those_of_the_features(patches: Patches) -> None:
     cosines = vectors @ vectors[0]
     cosines[0] = -1
     assert found["cosine"] == pytest.approx(cosines.max().item(), abs=1e-5)
+
+
+def test_only_labelled_regions_of_training_patients_make_prototypes(slides: Slides) -> None:
+    task, system, regions = SlideProbing(), Colours(), slides.regions
+    whole = task._prototypes(system, slides)
+    held_out = regions.splits["train"][:2]
+    idle = {"train": regions.splits["train"][2:], "valid": held_out[:0], "test": held_out}
+    fewer = replace(slides, regions=replace(regions, splits=idle))
+    assert not torch.equal(task._prototypes(system, fewer).prototypes, whole.prototypes)
+    # Whatever these look like, they say nothing.
+    pixels = regions.inputs["image"].index_fill(0, held_out, 0)
+    darker = replace(fewer, regions=replace(fewer.regions, inputs={"image": pixels}))
+    for one, other in zip(
+        task._prototypes(system, darker), task._prototypes(system, fewer), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    unknown = regions.labels["label"].index_fill(0, held_out, -1)
+    bare = replace(slides, regions=replace(regions, labels={"label": unknown}))
+    for one, other in zip(
+        task._prototypes(system, bare), task._prototypes(system, fewer), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    none = torch.full_like(regions.labels["label"], int(regions.labels["label"][0]))
+    assert (
+        task._prototypes(system, replace(slides, regions=replace(regions, labels={"label": none})))
+        is None
+    )

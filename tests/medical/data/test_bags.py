@@ -45,6 +45,10 @@ def test_files_that_are_no_bags_are_refused(tmp_path: Path) -> None:
     torch.save(torch.tensor([[1.0, torch.nan]]), tmp_path / "nan.pt")
     torch.save({"features": torch.ones(3, 2), "coords": torch.ones(2, 2)}, tmp_path / "two.pt")
     torch.save(Path("code"), tmp_path / "code.pt")
+    torch.save({"features": [1, 2]}, tmp_path / "list.pt")
+    for name, coords in (("words.h5", np.array([["a", "b"]] * 4, "S1")), ("one.h5", 3.0)):
+        with h5py.File(tmp_path / name, "w") as h5:
+            h5["features"], h5["coords"] = np.ones((4, 3)), coords
     for name, message in (
         ("a.h5", "cannot be read as HDF5"),
         ("a.pt", "cannot be read as tensors"),
@@ -52,6 +56,9 @@ def test_files_that_are_no_bags_are_refused(tmp_path: Path) -> None:
         ("nan.pt", "1 patches with NaN"),
         ("two.pt", r"3 features, coords of shape \[2, 2\]"),
         ("code.pt", "tensors alone"),
+        ("list.pt", "features of type list"),
+        ("words.h5", "cannot be read as HDF5"),
+        ("one.h5", r"4 features, coords of shape \[\]"),
     ):
         with pytest.raises(DataError, match=message):
             read_bag(tmp_path / name)

@@ -111,6 +111,7 @@ def test_the_table_stands_above_the_folders(folder: Path) -> None:
     ("old", "new", "message"),
     [
         (",p000", ",", "no patient for train/"),
+        (",p000\n", ",p000\ntrain/stroma/p000_0000.png,p009\n", "more than one row for train/"),
         ("file,patient_id", "name,who", "columns name, who"),
         ("train/stroma/p000_0000.png,p000\n", "", "no row for train/stroma/p000_0000.png"),
         ("train/stroma/p000_0000.png", "train/stroma/gone.png", "no row for"),

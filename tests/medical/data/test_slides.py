@@ -194,3 +194,50 @@ def test_handles_are_opened_again_after_a_fork(written: Path) -> None:
 def _handle_of(path: Path) -> int:
     kept = opened  # the cache of the parent is here too
     return id(kept(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"magnification": 0}, "data.magnification=0"),
+        ({"size": 0}, "data.size=0"),
+        ({"min_tissue": 1.5}, "data.min_tissue=1.5"),
+        ({"patches_per_slide": 0}, "data.patches_per_slide=0"),
+    ],
+)
+def test_arguments_that_cannot_be(written: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_slides(written, **CUT | arguments)
+    assert message in str(check_slides(written, **CUT | arguments).problems[0])
+
+
+def test_a_table_says_each_thing_once(folder: Path) -> None:
+    table = folder / "slides.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], lines[1].replace("p000", "p000 "), *lines[2:]]))
+    assert load_slides(folder, **CUT).slides[0].patient == "p000"
+    table.write_text("\n".join([*lines, lines[1].replace("train", "test")]))
+    with pytest.raises(DataError, match="more than one row for slide_000"):
+        load_slides(folder, **CUT)
+    table.write_text("\n".join([f"{lines[0]},mpp", *(f"{line},0" for line in lines[1:])]))
+    with pytest.raises(DataError, match=r"0\.0 micrometres a pixel"):
+        load_slides(folder, **CUT)
+    table.write_text("\n".join(lines))
+    shutil.copy(folder / "slide_000.tif", folder / "slide_000.tiff")
+    with pytest.raises(DataError, match="two slides are called slide_000"):
+        load_slides(folder, **CUT)
+
+
+def test_regions_are_in_the_split_of_their_patient(folder: Path) -> None:
+    data = load_slides(folder, **CUT)
+    assert [len(data.regions.splits[split]) for split in ("train", "valid", "test")] == [9, 0, 0]
+    tested = next(slide.patient for slide in data.slides if slide.split == "test")
+    table = folder / "regions" / "patients.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line.replace(",p001", f",{tested}") for line in lines))
+    data = load_slides(folder, **CUT)
+    idle = {data.regions.ids[row] for row in data.regions.splits["test"].tolist()}
+    assert idle == {line.split(",")[0] for line in lines if line.endswith(",p001")}
+    assert idle.isdisjoint(data.without_test().regions.ids)
+    report = check_slides(folder, **CUT)
+    assert any("3 patches are of patients of validation or test" in w for w in report.warnings)
