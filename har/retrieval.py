@@ -1,5 +1,6 @@
 """Which windows of one sensor are near to which of the other."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -30,6 +31,14 @@ def cross_modal_retrieval(
     same_class = torch.stack([(labels[near] == labels).float() for near in nearest])
     same_clip = torch.stack([(near == places).float() for near in nearest])
     return {"class_retrieval@1": same_class.mean(0), "clip_retrieval@1": same_clip.mean(0)}
+
+
+def of_units(
+    values: Float[np.ndarray, " n"], units: Int64[np.ndarray, " n"]
+) -> Float[np.ndarray, " units"]:
+    """Values of units, ascending, whose mean is the mean of all rows."""
+    ids, unit_of_row = np.unique(units, return_inverse=True)
+    return np.bincount(unit_of_row, weights=values) * len(ids) / len(values)
 
 
 def search_spaces(system: System, data: Windows) -> dict[str, Float[Tensor, "n dim"]]:

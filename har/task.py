@@ -27,10 +27,11 @@ from har.data.cut import sliding_windows
 from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
 from har.data.windows import Windows, along_time, scaled, unscaled
-from har.retrieval import cross_modal_retrieval, search_spaces
+from har.retrieval import cross_modal_retrieval, of_units, search_spaces
 
 # Validation must not choose the penalty it is then judged by.
 _VALIDATION_PENALTY = 1e-3
+_FILE = "windows.json"
 _KNOWN = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"),
     *("class_retrieval@1", "clip_retrieval@1"),
@@ -125,6 +126,10 @@ class ActivityRecognition(SampleTask):
 
         return prepare
 
+    def has_split(self, data: Windows, split: str) -> bool:  # type: ignore[override]
+        """Whether the split has any labelled window: others can only be trained on."""
+        return len(_labelled(data, split)) > 0
+
     def evaluate(self, system: System, data: Windows, split: str) -> Evaluation:
         """Metrics of a split; the test units are its subjects.
 
@@ -182,7 +187,7 @@ class ActivityRecognition(SampleTask):
         for name, hits in cross_modal_retrieval(system, data, rows).items():
             found.metrics[name] = float(hits.mean())
             subjects = data.labels["subject"][rows].cpu().numpy()
-            found.per_unit[name] = _of_units(hits.cpu().numpy(), subjects)
+            found.per_unit[name] = of_units(hits.cpu().numpy(), subjects)
         return found
 
     def _of_modalities(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -391,7 +396,7 @@ class ActivityRecognition(SampleTask):
         Returns:
             `start`, `end` in seconds, `activity`, `probability` of each window.
         """
-        recording = read_recording(file, data.cut.modalities)
+        recording = data.agreement.arranged(read_recording(file, data.cut.modalities), file)
         labels = data.labels["label"]
         inputs, starts = sliding_windows(recording, data.cut, seconds, step, labels.device)
         lengths = torch.full((len(starts),), data.steps, device=labels.device)
@@ -416,6 +421,14 @@ class ActivityRecognition(SampleTask):
             }
         )
 
+    def keep_reading(self, data: Windows, run_dir: Path) -> None:  # type: ignore[override]
+        """Writes names and scaling of the windows, so that other files are read alike."""
+        data.agreement.write(run_dir / _FILE)
+
+    def reading(self, run_dir: Path) -> dict[str, str]:
+        """Names what `keep_reading` wrote."""
+        return {"like": str(run_dir / _FILE)} if (run_dir / _FILE).is_file() else {}
+
 
 def _labelled(data: Windows, split: str) -> Int64[Tensor, " rows"]:
     rows = data.splits[split]
@@ -426,12 +439,6 @@ def _judges(data: Windows, train: Int64[Tensor, " n"]) -> Int64[Tensor, " rows"]
     """The rows that a classifier's choices are judged by."""
     valid = _labelled(data, "valid")
     return valid if len(valid) else train
-
-
-def _of_units(values: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Values of units whose mean is the mean of all rows."""
-    ids, unit_of_row = np.unique(units, return_inverse=True)
-    return np.bincount(unit_of_row, weights=values) * len(ids) / len(values)
 
 
 def _as_it_is(x: Tensor, draws: Draws) -> Tensor:

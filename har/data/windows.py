@@ -13,12 +13,11 @@ from torch import Tensor
 from core.data.checks import DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS, Samples
+from har.data.agreement import Agreement, Scaling
 from har.data.cut import Cut, Pieces, cut_recordings
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recordings
 from har.data.splits import Names, in_order, split_recordings
-
-Scaling = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Windows(Samples):
         cut: how the recordings were cut.
         scaling: modality -> mean and deviation of the training rows, (3, 1, joints) and
             (channels, 1); empty where nothing is standardised.
+        root: number of the joint that is the origin.
+        bone: numbers of the two joints whose distance is the unit of length.
     """
 
     joints: list[str] = field(default_factory=list)
@@ -46,11 +47,19 @@ class Windows(Samples):
     lengths: Int64[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0).long())
     cut: Cut = field(default_factory=Cut)
     scaling: Scaling = field(default_factory=dict)
+    root: int = 0
+    bone: tuple[int, int] = (0, 1)
 
     @property
     def steps(self) -> int:
         """Length of a window."""
         return _steps(self.inputs)
+
+    @property
+    def agreement(self) -> Agreement:
+        """What other recordings must have in common with these."""
+        own, scaling = self.classes["label"], self.scaling
+        return Agreement(self.joints, self.channels, self.root, self.bone, own, scaling)
 
     def columns(self, split: str) -> dict[str, Tensor]:
         """As `Samples.columns`, and `mask` (rows, time), false in the padding, where any is."""
@@ -100,6 +109,7 @@ def load_windows(
     standardize: bool = False,
     unlabelled_subjects: Sequence[str | int] = (),
     device: str | torch.device | None = None,
+    like: str | Path | None = None,
 ) -> Windows:
     """Reads recordings, splits them by subject, and cuts them.
 
@@ -127,16 +137,23 @@ def load_windows(
             deviation 1 over the training rows.
         unlabelled_subjects: subjects whose recordings lose their labels, and stay.
         device: where the windows are cut and stay; None takes the GPU where there is one.
+        like: the `windows.json` of a run: its joints and channels are taken, by name, its numbers
+            of the activities, and its means and deviations.
 
     Raises:
-        DataError: the reader, the split or the cut refuses the data.
+        DataError: the reader, the split or the cut refuses the data, or they lack a joint or a
+            channel of the run.
     """
     cut = Cut(tuple(modalities), length, seconds, overlap, rate)
     data = read_recordings(path, format, modalities)
+    scaling = None
+    if like is not None:
+        run = Agreement.read(Path(like))
+        data, scaling = run.relabelled(run.arranged(data, path)), run.scaling
     splits = split_recordings(
         data, split, train_subjects, valid_subjects, test_subjects, fold, n_test
     )
-    windows = windows_of(data, splits, cut, standardize, device)
+    windows = windows_of(data, splits, cut, standardize, device, scaling=scaling)
     return without_labels(windows, unlabelled_subjects)
 
 
@@ -147,6 +164,7 @@ def windows_of(
     standardize: bool = False,
     device: str | torch.device | None = None,
     findings: Findings | None = None,
+    scaling: Scaling | None = None,
 ) -> Windows:
     """Cuts recordings that are read and split.
 
@@ -157,6 +175,8 @@ def windows_of(
         standardize: see `load_windows`.
         device: see `load_windows`.
         findings: collects problems where it is not strict.
+        scaling: means and deviations to standardise by; None or none takes those of the training
+            rows.
 
     Raises:
         DataError: the cut refuses a recording, or nothing is left to train on.
@@ -172,7 +192,12 @@ def windows_of(
     }
     if not len(rows["train"]):
         raise DataError("the training split is empty")
-    scaling = _scaling(pieces, rows["train"]) if standardize else {}
+    if not standardize:
+        scaling = {}
+    elif scaling:
+        scaling = {name: (mean.to(where), by.to(where)) for name, (mean, by) in scaling.items()}
+    else:
+        scaling = _scaling(pieces, rows["train"])
     subjects = sorted({r.subject for r in data.recordings}, key=in_order)
     of = [kept[number][0] for number in pieces.recording]
     labels = {
@@ -192,6 +217,8 @@ def windows_of(
         lengths=pieces.lengths,
         cut=cut,
         scaling=scaling,
+        root=data.root,
+        bone=(data.bone[0], data.bone[1]),
     )
 
 
