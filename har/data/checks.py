@@ -12,9 +12,10 @@ from core.data.checks import CheckReport, DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS
 from har.data.cut import Cut
+from har.data.layout import SUBJECTS
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recording, Recordings
-from har.data.splits import Names, split_recordings
+from har.data.splits import Names, split_recordings, subjects_in_several
 from har.data.units import check_units
 from har.data.windows import Windows, windows_of, without_labels
 
@@ -44,9 +45,9 @@ def check_windows(
 
     Recordings at fault are set aside and reading goes on, so that one call shows all problems; the
     facts are those of the usable part. Beyond what `load_windows` refuses, problems are sensors
-    that never change, recordings with the same values, activities that are tested and never
-    trained, streams of one recording that last very differently, and values that cannot be of the
-    declared unit.
+    that never change, recordings with the same values, subjects whom a team's table puts into two
+    splits, activities that are tested and never trained, streams of one recording that last very
+    differently, and values that cannot be of the declared unit.
     """
     findings = Findings(strict=False)
     facts: dict[str, str | int | float] = {}
@@ -206,12 +207,19 @@ def _remark(
 def _shared_subjects(
     path: Path, data: Recordings, splits: Sequence[str], findings: Findings
 ) -> None:
-    of: dict[str, set[str]] = defaultdict(set)
-    for recording, split in zip(data.recordings, splits, strict=True):
-        of[recording.subject] |= {split} - {""}
-    for subject, own in of.items():
-        if len(own) > 1:
-            where = " and ".join(split for split in SPLITS if split in own)
+    table = path / SUBJECTS
+    for subject, where in subjects_in_several(data, splits).items():
+        if table.is_file():
+            findings.problem(
+                DataError(
+                    f"subject {subject} is in {where}",
+                    path=table,
+                    expected="everybody in one split",
+                    fix="move the subject's recordings, or data.split=odd_even or leave_out",
+                )
+            )
+        else:
+            # The benchmarks that skeleton pickles come from may split by camera.
             findings.warn(f"{path}: subject {subject} is in {where}, as the files say")
 
 

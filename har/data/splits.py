@@ -56,6 +56,18 @@ def split_recordings(
     return [of_subject.get(r.subject, "") for r in data.recordings]
 
 
+def subjects_in_several(data: Recordings, splits: Sequence[str]) -> dict[str, str]:
+    """Subject -> its splits, as in "train and test", of those that are in more than one."""
+    of: dict[str, set[str]] = {}
+    for recording, split in zip(data.recordings, splits, strict=True):
+        of.setdefault(recording.subject, set()).update({split} - {""})
+    return {
+        subject: " and ".join(split for split in SPLITS if split in own)
+        for subject, own in of.items()
+        if len(own) > 1
+    }
+
+
 def in_order(name: str) -> list[tuple[int, str]]:
     """A key by which `s2` comes before `s10`."""
     parts = re.split(r"(\d+)", name)

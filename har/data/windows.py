@@ -17,7 +17,7 @@ from har.data.agreement import Agreement, Scaling
 from har.data.cut import Cut, Pieces, cut_recordings
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recordings
-from har.data.splits import Names, in_order, split_recordings
+from har.data.splits import Names, in_order, split_recordings, subjects_in_several
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,10 @@ def load_windows(
     splits = split_recordings(
         data, split, train_subjects, valid_subjects, test_subjects, fold, n_test
     )
+    several = subjects_in_several(data, splits)
+    if several:
+        names = few([f"{subject} in {where}" for subject, where in several.items()])
+        Findings().warn(f"{path}: subjects in several splits: {names}")
     windows = windows_of(data, splits, cut, standardize, device, scaling=scaling)
     return without_labels(windows, unlabelled_subjects)
 
