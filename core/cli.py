@@ -112,20 +112,25 @@ def list_systems(domain: str) -> list[dict[str, Any]]:
     systems = []
     for file in sorted((folder / "system").glob("*.yaml")):
         card = yaml.safe_load(file.read_text())["card"]
-        compare, evidence = (
-            folder / "compare" / f"{file.stem}.yaml",
-            folder / "compare" / f"{file.stem}.json",
-        )
+        compare = folder / "compare" / f"{file.stem}.yaml"
+        evidence = compare.with_suffix(".json")
         baseline = ""
         if compare.exists():
             arm = yaml.safe_load(compare.read_text())["compare"]["baseline"]
             baseline = arm.get("name", arm["system"])
-        verdict = json.loads(evidence.read_text())["summary"] if evidence.exists() else ""
         systems.append(
             {"domain": domain, "system": file.stem, **card, "baseline": baseline}
-            | {"evidence": verdict}
+            | {"evidence": _evidence(evidence) if evidence.exists() else ""}
         )
     return systems
+
+
+def _evidence(file: Path) -> str:
+    """What a comparison has found, on which data, and whether its arms were tuned."""
+    found = json.loads(file.read_text())
+    data = Path(found["data"]["path"])
+    on = "demo data" if "demo_data" in data.parts else data.name
+    return f"{found['summary']}, on {on}, {'tuned' if found['tuning_trials'] else 'untuned'}"
 
 
 def print_systems(domains: list[str], arguments: list[str]) -> None:

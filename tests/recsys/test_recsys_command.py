@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from core.cli import domain_conf
 from recsys.data.readers import load_interactions
 from recsys.systems.bm3 import BM3
 from tests.recsys.command import SMALL, recsys
@@ -253,6 +254,9 @@ def test_systems_names_every_method_with_its_paper(ask):
     assert "2207.05969" in systems["bm3"]["paper"]
     assert systems["bm3"]["baseline"] == "lightgcn"
     assert systems["bm3"]["modalities"] == ["interactions", "image", "text"]
+    record = json.loads((domain_conf("recsys") / "compare" / "bm3.json").read_text())
+    assert record["tuning_trials"] == 4
+    assert systems["bm3"]["evidence"] == record["summary"] + ", on demo data, tuned"
     table = ask("systems").out
     assert all(name in table for name in systems)
 
