@@ -41,11 +41,14 @@ def of_units(
     return np.bincount(unit_of_row, weights=values) * len(ids) / len(values)
 
 
-def search_spaces(system: System, data: Windows) -> dict[str, Float[Tensor, "n dim"]]:
-    """Modality -> unit vectors that can be compared with each other."""
+def search_spaces(system: System, data: Windows) -> tuple[dict[str, Float[Tensor, "n dim"]], bool]:
+    """Modality -> unit vectors, and whether those of one can be compared with another's.
+
+    They can be where the system has projections of several modalities.
+    """
     if getattr(system, "project", None) is not None:
         projected = embed_all(system, data, projected=True)
         if len(projected) > 1:
-            return {name: normalize(vectors, dim=1) for name, vectors in projected.items()}
-    name, vectors = next(iter(embed_all(system, data).items()))
-    return {name: normalize(vectors.float(), dim=1)}
+            return {name: normalize(vectors, dim=1) for name, vectors in projected.items()}, True
+    own = embed_all(system, data)
+    return {name: normalize(vectors.float(), dim=1) for name, vectors in own.items()}, False

@@ -27,6 +27,7 @@ from har.data.cut import sliding_windows
 from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
 from har.data.windows import Windows, along_time, scaled, unscaled
+from har.labels import judges, label_budgets, labelled, teachers
 from har.retrieval import cross_modal_retrieval, of_units, search_spaces
 
 # Validation must not choose the penalty it is then judged by.
@@ -71,7 +72,8 @@ class ActivityRecognition(SampleTask):
         n_draws: random choices of the labelled windows.
 
     Raises:
-        DataError: the monitor or the classifier is unknown.
+        DataError: the monitor or the classifier is unknown, no modality or draw is asked for, or
+            labels are none or more than all.
     """
 
     drop_last = True  # as published: all encoders and projections have batch norm
@@ -92,13 +94,7 @@ class ActivityRecognition(SampleTask):
         super().__init__(augment, monitor)
         self.classifier, self.modalities, self.n_draws = classifier, modalities, n_draws
         self.standardize_features = standardize_features
-        self.budgets: dict[str, dict[str, Any]] = {
-            f"{100 * share:g}_percent": {"share": share, "per_class": None}
-            for share in label_fractions
-        }
-        self.budgets |= {
-            f"{count}_per_class": {"share": None, "per_class": count} for count in labels_per_class
-        }
+        self.budgets = label_budgets(label_fractions, labels_per_class, n_draws)
         name, _, budget = monitor.partition("/")
         if name not in _KNOWN or (budget and budget not in self.budgets):
             raise DataError(
@@ -109,6 +105,8 @@ class ActivityRecognition(SampleTask):
             )
         if classifier not in ("linear", "mlp", "fine_tuned"):
             raise DataError(f"task.classifier={classifier}", expected="linear, mlp or fine_tuned")
+        if modalities is not None and not modalities:
+            raise DataError("task.modalities=[]", expected="a modality or more; null takes all")
 
     def _prepare(self, system: System, data: Windows) -> Callable[[Batch, Draws], Batch]:
         make = super()._prepare(system, data)
@@ -128,7 +126,7 @@ class ActivityRecognition(SampleTask):
 
     def has_split(self, data: Windows, split: str) -> bool:  # type: ignore[override]
         """Whether the split has any labelled window: others can only be trained on."""
-        return len(_labelled(data, split)) > 0
+        return len(labelled(data, split)) > 0
 
     def evaluate(self, system: System, data: Windows, split: str) -> Evaluation:
         """Metrics of a split; the test units are its subjects.
@@ -136,7 +134,7 @@ class ActivityRecognition(SampleTask):
         Raises:
             DataError: the split has no labelled window, or fewer than two training classes.
         """
-        rows = _labelled(data, split)
+        rows = labelled(data, split)
         if len(rows) == 0:
             raise DataError(
                 f"the {split} split has no labelled window", fix="choose data.split, or subjects"
@@ -163,7 +161,7 @@ class ActivityRecognition(SampleTask):
         return found
 
     def _read_out(self, system: System, data: Windows, rows: Tensor, split: str) -> Evaluation:
-        train = _labelled(data, "train")
+        train = teachers(data)
         features = {name: v.float() for name, v in embed_all(system, data).items()}
         features = self._of_modalities(features)
         found = self._judged(self._scores(system, data, features, train, rows, split), data, rows)
@@ -229,15 +227,15 @@ class ActivityRecognition(SampleTask):
         The modalities weigh the same, though CSSHAR gives 5632 numbers and the co-occurrence
         network 256.
         """
-        labels, judges = data.labels["label"], _judges(data, train)
-        choose = split == "test" and judges is not train
+        labels, judge = data.labels["label"], judges(data, train)
+        choose = split == "test" and judge is not train
         penalties = PENALTIES if choose else (_VALIDATION_PENALTY,)
         x = torch.cat([of.float() for of in features.values()], 1)
         probe = LinearProbe.fit(
             x[train],
             labels[train],
-            x[judges],
-            labels[judges],
+            x[judge],
+            labels[judge],
             penalties,
             groups=[of.shape[1] for of in features.values()],
             standardize=self.standardize_features,
@@ -268,9 +266,9 @@ class ActivityRecognition(SampleTask):
             batch = {name: values[some] for name, values in data.inputs.items()}
             return self._of_modalities(encoder.embed(batch))
 
-        judges = _judges(data, train)
+        judge = judges(data, train)
         fit_readout(
-            readout, encode, (train, labels[train]), (judges, labels[judges]), encoder=encoder
+            readout, encode, (train, labels[train]), (judge, labels[judge]), encoder=encoder
         )
         return readout_scores(readout, encode, rows)
 
@@ -313,13 +311,13 @@ class ActivityRecognition(SampleTask):
         """The windows of the other modality nearest to `skeleton:ID` or `imu:ID`.
 
         Across modalities by the projections, of a system that has them for both; its own window of
-        the other modality is among the candidates. Of a system of one modality, its windows
-        nearest to the query, itself left out.
+        the other modality is among the candidates. Of any other system, the windows of the same
+        modality nearest to the query, itself left out.
 
         Raises:
             DataError: the query names no window that is there.
         """
-        spaces = search_spaces(system, data)
+        spaces, across = search_spaces(system, data)
         kind, _, name = query.partition(":")
         if kind not in spaces or not name:
             raise DataError(f"query={query}", expected=" or ".join(f"{k}:ID" for k in spaces))
@@ -329,7 +327,6 @@ class ActivityRecognition(SampleTask):
                 expected=f"one of {len(data.ids)} ids such as {', '.join(data.ids[:3])}",
             )
         own = data.ids.index(name)
-        across = len(spaces) > 1
         target = next(k for k in spaces if k != kind) if across else kind
         vector, wanted = spaces[kind][own : own + 1], min(k + 1, len(data.ids))
         if index is None:
@@ -347,16 +344,24 @@ class ActivityRecognition(SampleTask):
 
     def index_spaces(self, system: System, data: Windows) -> dict[str, tuple[Tensor, Tensor]]:
         """Modality -> its unit vectors, and those that will be the queries."""
-        spaces = search_spaces(system, data)
+        spaces, across = search_spaces(system, data)
         names = list(spaces)
-        asked = zip(names, reversed(names), strict=True)
+        asked = zip(names, reversed(names) if across else names, strict=True)
         return {name: (spaces[name], spaces[other]) for name, other in asked}
 
     def draw_search(
         self, data: Windows, query: str, rows: list[dict[str, Any]], file: Path
     ) -> None:
-        """Writes a picture of the query above what was found: skeletons beside sensor traces."""
+        """Writes a picture of the query above what was found: skeletons beside sensor traces.
+
+        Raises:
+            DataError: the file is no .png.
+        """
         from har.data.pictures import Shown, draw_search
+
+        if file.suffix != ".png":
+            raise DataError(f"out={file}", expected="the name of a .png file")
+        file.parent.mkdir(parents=True, exist_ok=True)
 
         def shown(name: str, kinds: Sequence[str], cosine: float | None = None) -> Shown:
             row = data.ids.index(name)
@@ -408,7 +413,7 @@ class ActivityRecognition(SampleTask):
             features = self._of_modalities(embed_all(system, data))
             with torch.no_grad():
                 new = self._of_modalities(system.embed(batch))
-            train = _labelled(data, "train")
+            train = teachers(data)
             probabilities = self._linear_scores(data, features, train, new, "test")
         best, names = probabilities.max(1), data.classes["label"]
         length = seconds if data.cut.seconds is None else data.cut.seconds
@@ -428,17 +433,6 @@ class ActivityRecognition(SampleTask):
     def reading(self, run_dir: Path) -> dict[str, str]:
         """Names what `keep_reading` wrote."""
         return {"like": str(run_dir / _FILE)} if (run_dir / _FILE).is_file() else {}
-
-
-def _labelled(data: Windows, split: str) -> Int64[Tensor, " rows"]:
-    rows = data.splits[split]
-    return rows[data.labels["label"][rows] >= 0]
-
-
-def _judges(data: Windows, train: Int64[Tensor, " n"]) -> Int64[Tensor, " rows"]:
-    """The rows that a classifier's choices are judged by."""
-    valid = _labelled(data, "valid")
-    return valid if len(valid) else train
 
 
 def _as_it_is(x: Tensor, draws: Draws) -> Tensor:

@@ -130,7 +130,7 @@ def sliding_windows(
     """
     if len(data.recordings) != 1:
         raise DataError(f"{len(data.recordings)} recordings", expected="one")
-    if not seconds > 0 or not step > 0:
+    if any(not isinstance(value, int | float) or not value > 0 for value in (seconds, step)):
         raise DataError(f"windows of {seconds} s every {step} s", expected="both above 0")
     whole = cut.seconds is None
     if whole:

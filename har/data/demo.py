@@ -39,9 +39,13 @@ def write_demo(
         preview: whether to add `preview.png` and `preview.gif`, pictures of some activities.
 
     Raises:
-        DataError: `path` is something other than an empty folder or a demo, or unwritable; more
-            than nine subjects beside extra seeds.
+        DataError: `path` is something other than an empty folder or a demo, or unwritable; nobody,
+            or more than nine subjects beside extra seeds.
     """
+    if subjects < 1 or trials < 1:
+        raise DataError(
+            f"demo.subjects={subjects}, demo.trials={trials}", expected="at least 1 of both"
+        )
     own = range(1, subjects + 1)
     extra = own if extra_subjects is None else extra_subjects
     people = [(seed, s, s) for s in own]

@@ -153,10 +153,7 @@ def load_windows(
     splits = split_recordings(
         data, split, train_subjects, valid_subjects, test_subjects, fold, n_test
     )
-    several = subjects_in_several(data, splits)
-    if several:
-        names = few([f"{subject} in {where}" for subject, where in several.items()])
-        Findings().warn(f"{path}: subjects in several splits: {names}")
+    _warn_of_shared_subjects(path, data, splits)
     windows = windows_of(data, splits, cut, standardize, device, scaling=scaling)
     return without_labels(windows, unlabelled_subjects)
 
@@ -266,6 +263,13 @@ def unscaled(windows: Windows, row: int) -> dict[str, Float[Tensor, "..."]]:
 def along_time(mask: Bool[Tensor, "n time"], name: str) -> Bool[Tensor, "n ..."]:
     """A mask of steps in the shape that multiplies windows of a modality."""
     return mask[:, None, :, None] if name == SKELETON else mask[:, None]
+
+
+def _warn_of_shared_subjects(path: str | Path, data: Recordings, splits: Sequence[str]) -> None:
+    several = subjects_in_several(data, splits)
+    if several:
+        names = few([f"{subject} in {where}" for subject, where in several.items()])
+        Findings().warn(f"{path}: subjects in several splits: {names}")
 
 
 def _scaling(pieces: Pieces, train: Tensor) -> Scaling:

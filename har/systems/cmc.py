@@ -29,10 +29,10 @@ class CMC(System):
             see `har.systems.encoders`.
         hidden_dim: width inside the projections.
         dim: width of the projections.
-        temperature: a divisor of the cosines.
+        temperature: a divisor of the cosines, above 0.
 
     Raises:
-        DataError: the windows have one modality, or more than two.
+        DataError: the windows have one modality, or more than two; the temperature is not above 0.
     """
 
     n_views = 1
@@ -52,6 +52,8 @@ class CMC(System):
                 expected="two modalities",
                 fix="data.modalities=[skeleton,imu]",
             )
+        if not temperature > 0:
+            raise DataError(f"system.temperature={temperature}", expected="above 0")
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         self.temperature = temperature
         self.encoders = build_encoders(encoder, shapes)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from core.data.checks import DataError
 from core.losses import hard_negative
 from core.trainers.system import Batch
 from har.systems.cmc import CMC
@@ -32,6 +33,9 @@ class HardNegatives(CMC):
             loss.
         tau_plus: prior that a negative is of the anchor's activity, in [0, 1), about 1 / classes.
         negatives: `cross`: the N - 1 of the other modality; `all`: the 2N - 2 of both.
+
+    Raises:
+        DataError: as `CMC`; `tau_plus` is not in [0, 1), or the negatives are something else.
     """
 
     def __init__(
@@ -46,6 +50,10 @@ class HardNegatives(CMC):
         negatives: Literal["cross", "all"] = "cross",
     ) -> None:
         super().__init__(shapes, encoder, hidden_dim, dim, temperature)
+        if not 0 <= tau_plus < 1:
+            raise DataError(f"system.tau_plus={tau_plus}", expected="at least 0, below 1")
+        if negatives not in ("cross", "all"):
+            raise DataError(f"system.negatives={negatives}", expected="cross or all")
         self.beta, self.tau_plus, self.negatives = beta, tau_plus, negatives
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:

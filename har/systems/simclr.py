@@ -26,11 +26,12 @@ class SimCLR(System):
             see `har.systems.encoders`.
         hidden_dim: width inside the projection.
         dim: width of the projection.
-        temperature: a divisor of the cosines.
+        temperature: a divisor of the cosines, above 0.
         modality: which sensor learns, where the windows have several.
 
     Raises:
-        DataError: the windows have several modalities and none is named, or not the one that is.
+        DataError: the windows have several modalities and none is named, or not the one that is;
+            the temperature is not above 0.
     """
 
     n_views = 2
@@ -53,6 +54,8 @@ class SimCLR(System):
             )
         if modality is not None and modality not in shapes:
             raise DataError(f"system.modality={modality}", expected=f"one of {', '.join(shapes)}")
+        if not temperature > 0:
+            raise DataError(f"system.temperature={temperature}", expected="above 0")
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         self.modality = modality or next(iter(shapes))
         self.encoder = build_encoder(encoder_config(encoder, self.modality), shapes[self.modality])

@@ -214,6 +214,10 @@ class TestEvaluation:
         unknown = torch.full_like(LABELS, -1)
         with pytest.raises(DataError, match="the test split has no labelled window"):
             task.evaluate(Raw(), changed(NOISY, label=unknown), "test")
+        hidden = LABELS.clone()
+        hidden[NOISY.splits["train"]] = -1
+        with pytest.raises(DataError, match="no window of the training split has a label"):
+            task.evaluate(Raw(), changed(NOISY, label=hidden), "test")
 
     def test_fine_tuning_changes_a_copy(self) -> None:
         torch.manual_seed(0)
@@ -303,6 +307,20 @@ class TestRetrieval:
         cosines[17] = -1
         assert rows[0][IMU] == f"w{int(cosines.argmax())}"
 
+    def test_two_sensors_that_cannot_be_compared_are_searched_each_by_itself(self) -> None:
+        data, task = windows(noise=1.0), ActivityRecognition()
+        spaces = task.index_spaces(Raw(), data)
+        assert all(torch.equal(*pair) for pair in spaces.values())
+        index = NeighbourIndex({k: v.numpy() for k, (v, _) in spaces.items()}, "weights", "exact")
+        for kind in (SKELETON, IMU):
+            x = torch.nn.functional.normalize(data.inputs[kind].flatten(1), dim=1)
+            cosines = x @ x[17]
+            cosines[17] = -1
+            nearest = [f"w{row}" for row in cosines.topk(3).indices.tolist()]
+            for found in (None, index):
+                rows = task.search(Raw(), data, f"{kind}:w17", 3, found)
+                assert [row[kind] for row in rows] == nearest
+
     def test_what_was_found_is_drawn(self, tmp_path: Path) -> None:
         data, task = windows(noise=0.2), ActivityRecognition()
         sizes = []
@@ -313,6 +331,10 @@ class TestRetrieval:
             assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
             sizes.append(image.shape[0])
         assert sizes[1] > 1.5 * sizes[0]
+        task.draw_search(data, query, rows, tmp_path / "not/yet/there.png")
+        assert (tmp_path / "not/yet/there.png").is_file()
+        with pytest.raises(DataError, match=r"(?s)out=.*there.txt.*\.png"):
+            task.draw_search(data, query, rows, tmp_path / "there.txt")
 
     def test_padding_the_other_sensor_and_unknown_activities_are_not_shown(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -390,6 +412,11 @@ class TestViews:
         (lambda: ActivityRecognition(monitor="loss"), "(?s)monitor=loss.*accuracy, "),
         (lambda: ActivityRecognition(monitor="accuracy/5_percent"), "label_fractions"),
         (lambda: ActivityRecognition(classifier="forest"), "(?s)forest.*linear, mlp or fine_tuned"),
+        (lambda: ActivityRecognition(modalities=[]), r"task.modalities=\[\]"),
+        (lambda: ActivityRecognition(label_fractions=[0.5, 0]), r"label_fractions=\[0.5, 0\]"),
+        (lambda: ActivityRecognition(label_fractions=[1.5]), r"label_fractions=\[1.5\]"),
+        (lambda: ActivityRecognition(labels_per_class=[3, 0]), r"labels_per_class=\[3, 0\]"),
+        (lambda: ActivityRecognition(labels_per_class=[1], n_draws=0), "task.n_draws=0"),
     ],
 )
 def test_unknown_options_are_refused(make: Callable[[], object], words: str) -> None:

@@ -234,8 +234,9 @@ def test_a_subject_in_two_splits_of_the_table_is_a_problem(tmp_path):
     (found,) = problems(folder, split="files")
     assert "subjects.csv: subject ann is in train and test" in found
     assert problems(folder) == []  # by odd_even she is not
-    with pytest.warns(UserWarning, match="subjects in several splits: ann in train and test"):
+    with pytest.warns(UserWarning, match="in several splits: ann in train and test") as told:
         load_windows(folder, split="files", device="cpu")
+    assert told[0].filename.endswith("windows.py")  # commands show those of the project alone
 
 
 @pytest.mark.real

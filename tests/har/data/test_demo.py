@@ -117,3 +117,10 @@ def test_a_preview_is_drawn_when_asked_for(tmp_path: Path) -> None:
     assert len(read_utd_mhad(tmp_path / "demo").recordings) == 27
     write_demo(tmp_path / "demo", subjects=1, trials=1)
     assert not (tmp_path / "demo" / "preview.png").exists()
+
+
+@pytest.mark.parametrize("nobody", [{"subjects": 0}, {"trials": 0}])
+def test_nobody_writes_no_demo(tmp_path: Path, nobody: dict) -> None:
+    with pytest.raises(DataError, match=r"demo.subjects=.*demo.trials="):
+        write_demo(tmp_path / "demo", **{"subjects": 1, "trials": 1} | nobody)
+    assert not (tmp_path / "demo").exists()

@@ -233,6 +233,12 @@ def test_a_window_that_is_too_long_is_told_what_would_fit(seconds):
     assert len(sliding_windows(data, Cut(), fits, 9.0, "cpu")[1]) == 1
 
 
+@pytest.mark.parametrize(("seconds", "step"), [(0, 1.0), (2.0, -1), ("long", 1.0), (2.0, None)])
+def test_windows_that_slide_nowhere(seconds, step):
+    with pytest.raises(DataError, match=f"windows of {seconds} s every {step} s"):
+        sliding_windows(recordings(clip("b", 4.0)), Cut(), seconds, step, "cpu")
+
+
 def test_streams_that_share_nothing_have_no_window_that_fits():
     data = recordings(clip("b", 2.0, starts=(0.0, 5.0)))
     with pytest.raises(DataError, match=r"(?s)b lasts 0\.00 s.*a longer recording"):

@@ -160,3 +160,17 @@ def test_one_modality_is_refused_and_one_without_encoder() -> None:
             kind({IMU: [6, 20]}, 4, {})
     with pytest.raises(DataError, match=r"(?s)no encoder for imu.*system.encoder.imu="):
         CMC({SKELETON: [3, 20, 4], IMU: [6, 20]}, encoder={SKELETON: SMALL})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (CMC, {"temperature": 0.0}, "temperature=0.0"),
+        (HardNegatives, {"temperature": -1}, "temperature=-1"),
+        (HardNegatives, {"tau_plus": 1}, "tau_plus=1"),
+        (HardNegatives, {"negatives": "some"}, "(?s)negatives=some.*cross or all"),
+    ],
+)
+def test_what_the_losses_cannot_be_computed_with_is_refused(kind, arguments, words) -> None:
+    with pytest.raises(DataError, match=words):
+        built(kind, **arguments)

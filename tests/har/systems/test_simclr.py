@@ -54,3 +54,5 @@ def test_one_of_two_sensors_learns_as_it_would_alone() -> None:
     assert task.evaluate(system.eval(), both, "test").metrics["accuracy"] > 0.25
     with pytest.raises(DataError, match=r"(?s)system.modality=gaze.*skeleton, imu"):
         SimCLR(both.shapes, modality="gaze")
+    with pytest.raises(DataError, match="temperature=0"):
+        SimCLR(both.shapes, modality=IMU, temperature=0)
