@@ -57,7 +57,11 @@ class VolumeSegmentation:
         self.monitor, self.n_labelled, self.label_seed = monitor, n_labelled, label_seed
 
     def system_arguments(self, data: Cases) -> dict[str, Any]:
-        """The number of classes and the side of the cubes."""
+        """The number of classes and the side of the cubes.
+
+        Raises:
+            DataError: neither names nor segmentations say how many classes there are.
+        """
         return {"n_classes": _n_classes(data), "size": data.size}
 
     def train_loader(
@@ -102,19 +106,21 @@ class VolumeSegmentation:
         """The metrics of a split; its test units are the cases.
 
         Raises:
-            DataError: no case of the split has a segmentation.
+            DataError: no case of the split has a segmentation, or all are background, or classes
+                are not those of the system.
         """
         rows = data.labelled(split).tolist()
         if not rows:
             raise DataError(f"no case of the {split} split has a segmentation")
-        names = data.classes or [str(number) for number in range(_n_classes(data))]
+        names = _class_names(system, data)
         each = []
         for row in rows:
-            truth = data.segmentation(row)
-            assert truth is not None
+            truth = _reference(data, row, names)
             predicted = segment(system, data.volume(row))
             each.append(measure(predicted, truth, len(names), spacing_of(data, row)))
         values = {name: np.stack([of[name] for of in each]) for name in _MEASURES}
+        if np.isnan(values["dice"]).all():
+            raise DataError(f"the segmentations of the {split} split are all background")
         metrics: dict[str, float] = {}
         per_unit: dict[str, np.ndarray] = {}
         table = [{"class": name} for name in names[1:]]
@@ -134,11 +140,10 @@ class VolumeSegmentation:
     def draw(self, system: SwinUNETR, data: Cases, split: str, folder: Path) -> list[Path]:
         """Draws predictions over slices of some cases, with the outlines of the reference."""
         rows = data.labelled(split).tolist()[:_SHOWN]
-        names = data.classes or [str(number) for number in range(_n_classes(data))]
+        names = _class_names(system, data)
         shown = []
         for row in rows:
-            volume, truth = data.volume(row), data.segmentation(row)
-            assert truth is not None
+            volume, truth = data.volume(row), _reference(data, row, names)
             predicted = segment(system, volume)
             spacing = spacing_of(data, row)
             dice = measure(predicted, truth, len(names), spacing)["dice"]
@@ -255,8 +260,35 @@ def _n_classes(data: Cases) -> int:
     if data.classes:
         return len(data.classes)
     rows = torch.cat([data.labelled("train"), data.labelled("valid")]).tolist()
+    if not rows:
+        raise DataError(
+            "no case for training or validation has a segmentation",
+            fix="name them in the column label of the table, or in dataset.json",
+        )
     found = [data.segmentation(row) for row in rows]
     return max(int(labels.max()) for labels in found if labels is not None) + 1
+
+
+def _class_names(system: SwinUNETR, data: Cases) -> list[str]:
+    names = data.classes or [str(number) for number in range(system.n_classes)]
+    if len(names) != system.n_classes:
+        raise DataError(
+            f"{len(names)} classes in the data: {', '.join(names)}",
+            expected=f"{system.n_classes}, as in training",
+        )
+    return names
+
+
+def _reference(data: Cases, row: int, names: list[str]) -> Int64[Tensor, "x y z"]:
+    truth = data.segmentation(row)
+    assert truth is not None
+    if int(truth.max()) >= len(names):
+        raise DataError(
+            f"class {int(truth.max())} in the segmentation of {data.ids[row]}",
+            expected=f"0 to {len(names) - 1}, as in training",
+            fix="name all classes in labels.json or dataset.json before training",
+        )
+    return truth
 
 
 def _linearised(

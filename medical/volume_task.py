@@ -97,7 +97,16 @@ class VolumesAndReports:
         rank: int = 0,
         world_size: int = 1,
     ) -> Loader:
-        """Batches of `volume`, `crop` and the tokens of the reports, and what the system draws."""
+        """Batches of `volume`, `crop` and the tokens of the reports, and what the system draws.
+
+        Raises:
+            DataError: the system learns no report contrast, by which it will be evaluated.
+        """
+        if "report" not in system.objectives:
+            raise DataError(
+                f"system.objectives={sorted(system.objectives)}",
+                expected="report among them: validation ranks reports by it",
+            )
         tokens = tokenize(system, data)[1]
 
         def prepare(batch: Batch, draws: Draws) -> Batch:

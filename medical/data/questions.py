@@ -78,29 +78,31 @@ def read_questions(file: str | Path, data: Cases) -> list[Question]:
 def questions_from_findings(data: Cases) -> list[Question]:
     """For every finding of a generated case one question to say yes to and one to say no to.
 
-    What is asked in vain is a finding of another case, so that how often a kind or a site is named
-    says nothing of the answer. A case without findings gets one such question.
+    What is asked in vain is a finding of another case, of training or validation, so that how often
+    a kind or a site is named says nothing of the answer. A case without findings gets one such
+    question, one that has all findings none.
 
     Raises:
         DataError: the data are not generated ones.
     """
     known = [(row, found) for row, found in enumerate(data.findings) if found is not None]
-    all_findings = sorted({(f.kind, f.site) for _, found in known for f in found})
-    every = [(f.kind, f.site) for _, found in known for f in found]
-    if len(all_findings) < 2:
+    # Those of test cases are left out, so that training, which has none, asks the same.
+    tested = set(data.splits["test"].tolist())
+    every = [(f.kind, f.site) for row, found in known if row not in tested for f in found]
+    if len(set(every)) < 2:
         raise DataError(
             "no findings to ask for: these are no generated data",
             fix="give task.questions=FILE.csv with the columns case, question, answer",
         )
     questions = []
     for row, found in known:
-        # Drawn from the id of the case, so that other splits of the same data ask the same.
+        # Drawn from the id of the case, so that the same cases are asked the same.
         chance = np.random.default_rng(int(sha256(data.ids[row].encode()).hexdigest()[:8], 16))
         own = [(f.kind, f.site) for f in found]
         others = [one for one in every if one not in own]
         for present in own:
             questions.append(_asked(chance, row, *present, True))
-        for _ in range(max(len(own), 1)):
+        for _ in range(max(len(own), 1) if others else 0):
             absent = others[int(chance.integers(len(others)))]
             questions.append(_asked(chance, row, *absent, False))
     return questions

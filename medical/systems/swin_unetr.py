@@ -13,10 +13,12 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from core.augment.draws import Draws
 from core.checkpoints import OURS, find_checkpoint, read_checkpoint
 from core.data.checks import DataError
+from core.distributed import global_mean
 from core.trainers.system import Batch, System
 from medical.data.cases import Cases
 
@@ -56,7 +58,7 @@ class SwinUNETR(System):
         pretrained: str | None = None,
         checkpointing: bool = True,
     ) -> None:
-        from monai.losses import DiceCELoss
+        from monai.losses import DiceLoss
         from monai.networks.nets import SwinUNETR as Network
 
         super().__init__()
@@ -77,7 +79,7 @@ class SwinUNETR(System):
             norm_name="instance" if norm == "instance" else ("group", {"num_groups": _GROUPS}),
             use_checkpoint=checkpointing,
         )
-        self.dice_and_entropy = DiceCELoss(to_onehot_y=True, softmax=True)
+        self.dice = DiceLoss(to_onehot_y=True, softmax=True, reduction="none")
 
     def prepare(self, data: Cases) -> None:
         """Starts the encoder from the pre-trained one, before the first step alone."""
@@ -94,9 +96,11 @@ class SwinUNETR(System):
         return {"crop": crop + shift[:, None, None, None, None], "label": label}
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
-        """Soft Dice, the background among its classes, and cross-entropy."""
-        scores = self.network(batch["crop"])
-        return {"loss": self.dice_and_entropy(scores.float(), batch["label"])}
+        """Soft Dice, the background among its classes, and cross-entropy, of equal weight."""
+        scores, label = self.network(batch["crop"]).float(), batch["label"]
+        dice = global_mean(self.dice(scores, label))
+        entropy = global_mean(cross_entropy(scores, label[:, 0], reduction="none"))
+        return {"loss": dice + entropy, "dice": dice, "entropy": entropy}
 
     def scores(
         self, volume: Float[Tensor, "batch 1 x y z"]

@@ -183,7 +183,7 @@ class TriBERT(nn.Module):
         return states
 
     @torch.no_grad()
-    def load_bert(self, folder: str) -> None:
+    def load_bert(self, folder: str, report_id: int) -> None:
         """Starts from a BERT of the same sizes, such as CXR-BERT.
 
         The tokens of sentences start as that of the report, all types as type 0. Layers beyond
@@ -191,6 +191,7 @@ class TriBERT(nn.Module):
 
         Args:
             folder: written by transformers, or a name on the Hugging Face hub.
+            report_id: of the report's token, [CLS], in its vocabulary.
 
         Raises:
             DataError: there is none, or it has other sizes.
@@ -207,7 +208,7 @@ class TriBERT(nn.Module):
             ) from error
         try:
             words = bert["embeddings.word_embeddings.weight"]
-            sentence_rows = words[2].expand(len(self.tokens.weight) - len(words), -1)
+            sentence_rows = words[report_id].expand(len(self.tokens.weight) - len(words), -1)
             self.tokens.weight.copy_(torch.cat([words, sentence_rows]))
             positions = bert["embeddings.position_embeddings.weight"]
             self.positions.weight.copy_(positions[: len(self.positions.weight)])
@@ -219,7 +220,7 @@ class TriBERT(nn.Module):
             for number, layer in enumerate([*self.text_layers, *self.fusion_layers]):
                 if f"encoder.layer.{number}.output.dense.weight" in bert:
                     _copy_layer(layer, bert, f"encoder.layer.{number}.")
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, IndexError, RuntimeError) as error:
             raise DataError(
                 f"its weights do not fit: {str(error).splitlines()[0]}",
                 path=folder,

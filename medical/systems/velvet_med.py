@@ -136,7 +136,7 @@ class VELVETMed(System):
             self.view_projection = nn.Linear(top, projection)
             self.reconstruct = _decoder(top)
         if bert is not None and self.objectives != {"vision"}:
-            self.text.load_bert(bert)
+            self.text.load_bert(bert, self.vocabulary.index("[CLS]"))
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """What is random about a batch: views, masks, which wrong pairs."""

@@ -65,8 +65,9 @@ def cut_out(
 ) -> Float[Tensor, "batch 1 side side side"]:
     """Blocks of each cube replaced by noise, then others by what another cube has there.
 
-    The other cube is drawn from the rows of this process, and is the cube itself once in as many
-    draws; then there is no second round. It is copied as it was before any cut-out.
+    The other cube is drawn from the rows of this process, and copied as it was before any cut-out.
+    Once in as many draws as there are rows it is the cube itself: then the second round replaces
+    nothing, but puts back what the first had taken there.
     """
     rows, side = len(cubes), cubes.shape[-1]
     noise = draws.normal(1, side, side, side)

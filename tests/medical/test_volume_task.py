@@ -35,6 +35,12 @@ def test_a_batch_has_what_the_objective_needs(data):
     assert torch.equal(batches[0]["ids"], tokenize(system, data)[1].rows(rows)["ids"])
 
 
+def test_without_the_report_contrast_no_training_begins(data):
+    system = small_velvet(objectives=["vision"])
+    with pytest.raises(DataError, match=r"system.objectives=\['vision'\]"):
+        VolumesAndReports().train_loader(system, data, 2, 0)
+
+
 def test_the_vocabulary_is_of_the_training_reports_alone(data):
     pieces = VolumesAndReports(vocabulary_size=150).system_arguments(data)["vocabulary"]
     test_only = replace(data, reports=[*data.reports[:-1], "zzzz quux quux"])

@@ -1,4 +1,7 @@
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,11 +10,13 @@ import torch
 from core.augment.draws import Draws
 from core.checkpoints import OURS
 from core.data.checks import DataError
+from core.distributed import rank
 from medical.data.cases import Cases
 from medical.data.prepared import Prepared, ResidentVolumes
 from medical.segmentation import VolumeSegmentation, measure, segment
 from medical.systems.swin_unetr import SwinUNETR, load_encoder
 from medical.systems.velvet_med import swin_transformer
+from tests.core.gloo import run_gloo
 
 TINY = {
     "embed_dim": 12,
@@ -57,7 +62,7 @@ def _label(*blocks: tuple[int, int]) -> torch.Tensor:
 class Bright(torch.nn.Module):
     """Says the class that the brightness of `_cases` gives away."""
 
-    size = 32
+    size, n_classes = 32, 3
 
     def scores(self, volume: torch.Tensor) -> torch.Tensor:
         classes = (volume * 255 / 80).round().long()[:, 0]
@@ -160,6 +165,7 @@ def test_the_objective_is_dice_and_cross_entropy_with_gradients_everywhere() -> 
     dice = 1 - (2 * overlap + 1e-5) / (sizes + 1e-5)
     expected = dice.mean() + torch.nn.functional.cross_entropy(scores, label[:, 0])
     assert torch.allclose(terms["loss"], expected, atol=1e-5)
+    assert torch.allclose(terms["dice"], dice.mean(), atol=1e-5)
     terms["loss"].backward()
     without = [name for name, p in system.named_parameters() if p.grad is None]
     assert without == []
@@ -234,3 +240,45 @@ def test_overlays_are_drawn(tmp_path: Path) -> None:
     (file,) = VolumeSegmentation().draw(Bright(), data, "test", tmp_path)
     assert file == tmp_path / "segmentation_test.png"
     assert file.stat().st_size > 5000
+
+
+def _loss_and_gradient(own: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 3, 3, padding=1)
+    # Neither needs MONAI, which takes long to import in each process.
+    system = SimpleNamespace(
+        network=network, dice=lambda s, label: 1 - s.softmax(1).gather(1, label)
+    )
+    label = torch.randint(0, 3, (3, 1, 4, 4, 4))
+    batch = {"crop": torch.rand(3, 1, 4, 4, 4)[own], "label": label[own]}
+    loss = SwinUNETR.objective(system, batch)["loss"]
+    loss.backward()
+    return loss.detach(), network.weight.grad
+
+
+def _on_a_rank() -> tuple[torch.Tensor, torch.Tensor]:
+    return _loss_and_gradient(slice(0, 2) if rank() == 0 else slice(2, 3))
+
+
+def test_two_processes_with_different_numbers_of_cubes_equal_one() -> None:
+    alone, ranks = _loss_and_gradient(slice(None)), run_gloo(2, _on_a_rank)
+    for one, *parts in zip(alone, *ranks, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), one)
+
+
+def test_classes_that_are_not_those_of_the_system_are_refused() -> None:
+    unnamed = {"classes": []}
+    more = replace(_cases([_label((1, 2))] * 3 + [_label((3, 20))]), **unnamed)
+    for act in (VolumeSegmentation().evaluate, partial(VolumeSegmentation().draw, folder=None)):
+        with pytest.raises(DataError, match="class 3 in the segmentation of c3"):
+            act(Bright(), more, "test")
+    four = replace(more, classes=["background", "a", "b", "c"])
+    with pytest.raises(DataError, match=r"4 classes in the data[\s\S]*3, as in training"):
+        VolumeSegmentation().evaluate(Bright(), four, "test")
+    # Where the data have fewer classes than the system and nobody names them, those of the system.
+    fewer = replace(_cases([_label((1, 2))] * 3), **unnamed)
+    assert VolumeSegmentation().evaluate(Bright(), fewer, "test").metrics["dice/1"] == 1
+    with pytest.raises(DataError, match="are all background"):
+        VolumeSegmentation().evaluate(Bright(), _cases([_label()] * 3), "test")
+    with pytest.raises(DataError, match="no case for training or validation"):
+        VolumeSegmentation().system_arguments(replace(_cases([None] * 3), **unnamed))

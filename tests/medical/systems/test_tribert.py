@@ -69,7 +69,7 @@ def _tribert(**changed) -> TriBERT:
 def test_a_bert_that_is_loaded_gives_its_own_states(bert):
     model, folder = bert
     text = _tribert()
-    text.load_bert(str(folder))
+    text.load_bert(str(folder), report_id=3)
     ids = torch.randint(0, 20, (3, 9))
     real = torch.arange(9) < torch.tensor([9, 5, 2])[:, None]
     expected = model(input_ids=ids, attention_mask=real.long()).last_hidden_state
@@ -77,14 +77,14 @@ def test_a_bert_that_is_loaded_gives_its_own_states(bert):
     found = text(ids, torch.randint(0, 5, (3, 9)), real[:, None].expand(-1, 9, -1))
     torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
     words = text.tokens.weight
-    assert (words[20:] == words[2]).all()
+    assert (words[20:] == words[3]).all()
 
 
 def test_a_bert_of_other_sizes_is_refused(bert, tmp_path):
     with pytest.raises(DataError, match="its weights do not fit"):
-        _tribert(dim=24).load_bert(str(bert[1]))
+        _tribert(dim=24).load_bert(str(bert[1]), 3)
     with pytest.raises(DataError, match="no BERT could be read"):
-        _tribert().load_bert(str(tmp_path / "none"))
+        _tribert().load_bert(str(tmp_path / "none"), 3)
 
 
 def test_padding_has_no_type_that_is_learned():
