@@ -94,25 +94,22 @@ def read_layout(
     return _recordings(recordings, classes, declared)
 
 
-def read_layout_file(
-    file: str | Path, modalities: Sequence[str] = (SKELETON, IMU), like: str | Path | None = None
-) -> Recordings:
+def read_layout_file(file: str | Path, modalities: Sequence[str] = (SKELETON, IMU)) -> Recordings:
     """Reads one recording; `subjects.csv` need not know it.
 
     Args:
-        file: a .npz or .parquet file.
+        file: a .npz or .parquet file, in the folder of a `streams.yaml` or in one below.
         modalities: what to read.
-        like: the folder whose `streams.yaml` describes it, where it is not in that folder.
 
     Raises:
         DataError: no declaration is found, or the recording cannot be used.
     """
     file, findings = Path(file), Findings()
-    folders = [Path(like)] if like is not None else [file.parent, file.parent.parent]
+    folders = (file.parent, file.parent.parent)
     home = next((folder for folder in folders if (folder / STREAMS).is_file()), None)
     if home is None:
         raise DataError(
-            f"no {STREAMS} says what is in it", path=file, expected=f"it in {folders[-1]}"
+            f"no {STREAMS} says what is in it", path=file, expected=f"it in {file.parent}"
         )
     declared = read_declaration(home / STREAMS)
     rows = _subjects(home / SUBJECTS, findings) if (home / SUBJECTS).is_file() else {}

@@ -54,18 +54,13 @@ def read_recordings(
     return _READERS[name](path, modalities, findings=findings)
 
 
-def read_recording(
-    file: str | Path,
-    modalities: Sequence[str] = (SKELETON, IMU),
-    like: str | Path | None = None,
-) -> Recordings:
+def read_recording(file: str | Path, modalities: Sequence[str] = (SKELETON, IMU)) -> Recordings:
     """Reads one recording from its own file, as it would come from a device.
 
     Args:
         file: a .npz or .parquet file of a team's own layout, or `aA_sS_tT_inertial.mat` or
             `aA_sS_tT_skeleton.mat`, whose partner is looked for.
         modalities: what to read.
-        like: the folder whose `streams.yaml` describes the file, where it lies elsewhere.
 
     Raises:
         DataError: the file is not there, is in no known format, or its reader refuses it.
@@ -76,7 +71,7 @@ def read_recording(
     if file.suffix == ".mat":
         return read_utd_clip(file, modalities)
     if file.suffix in (".npz", ".parquet"):
-        return read_layout_file(file, modalities, like)
+        return read_layout_file(file, modalities)
     raise DataError("in no known format", path=file, expected=".npz, .parquet, or .mat of UTD-MHAD")
 
 

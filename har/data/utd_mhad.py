@@ -145,11 +145,7 @@ def read_utd_mhad(
     return Recordings(recordings, classes, JOINTS, EDGES, CHANNELS, ROOT, BONE)
 
 
-def read_utd_clip(
-    file: str | Path,
-    modalities: Sequence[str] = (SKELETON, IMU),
-    skeleton_rate: float | None = None,
-) -> Recordings:
+def read_utd_clip(file: str | Path, modalities: Sequence[str] = (SKELETON, IMU)) -> Recordings:
     """Reads one clip, given its skeleton or its inertial file; the other is found.
 
     The skeleton lasts as long as the IMU, as in `read_utd_mhad`, where that is there.
@@ -173,9 +169,7 @@ def read_utd_clip(
             )
         values[name] = _read(found, name)
     rates = dict(RATES)
-    if skeleton_rate is not None:
-        rates[SKELETON] = skeleton_rate
-    elif SKELETON in values and (imu := files[IMU]) is not None:
+    if SKELETON in values and (imu := files[IMU]) is not None:
         samples = values[IMU] if IMU in values else _read(imu, IMU)
         rates[SKELETON] = len(values[SKELETON]) * RATES[IMU] / len(samples)
     streams = {name: Stream(found, rates[name]) for name, found in values.items()}

@@ -5,9 +5,11 @@ via Frame Projections", NeurIPS 2025 (arXiv 2510.22655). A window, its Fourier c
 scalogram are encoded each by an encoder of its own and contrasted with each other; small mappers
 give back from the representation of the window what the other two encoders would say.
 
-Differs from the authors' code: weight decay spares norms and biases; a checkpoint is chosen by
-validation, not by the training loss; the residual blocks of the Fourier encoder are those of the
-time encoder, as the paper does not say which.
+Differs from the authors' code: AdamW in float32 for Adam in float16, and weight decay spares norms
+and biases; a checkpoint is chosen by validation, not by the training loss; the linear layer is a
+logistic regression whose penalty is chosen by validation (`har.task`), not trained by Adam; the
+residual blocks of the Fourier encoder are those of the time encoder, as the paper does not say
+which.
 """
 
 from collections.abc import Sequence

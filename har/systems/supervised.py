@@ -1,7 +1,9 @@
 """Supervised classification of one sensor or of both: the upper rows of the field's tables.
 
 The encoders of CMC with the classifier that Brinzea, Khaertdinov and Asteriadis put on frozen ones
-(IJCNN 2022, arXiv 2205.10071), all trained together, see `core.evaluation.readout.Readout`.
+(IJCNN 2022, arXiv 2205.10071), all trained together, see `core.evaluation.readout.Readout`. It
+learns from one augmented view of each window, by the same augmentation as the contrastive methods;
+`task.augment=null` takes the windows as they are. Whether the authors augment here we do not know.
 """
 
 from collections.abc import Sequence
