@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from core.data.array_pickle import load_arrays
 from core.data.checks import DataError
@@ -50,13 +50,14 @@ def read_skeleton_pickle(
 
     An annotation holds `frame_dir`, a name; `label`, counted from 0, None or below where unknown;
     and `keypoint` (persons, time, joints, 3 or 2), of which the first person is read, from the
-    first to the last frame in which it was tracked. Skeletons in the plane stay in pixels, which
-    windows scale by a bone in any case, and get the third coordinate 0; columns and rows of an
-    image are negated, so that +x is the right of a person who faces the camera and +y is up, as in
-    space. The rate is taken for 30 Hz, which the file does not say. The subject is `subject` of the
-    annotation, else the P of NTU's names, else `unknown`. Of several splits (`xsub_train`,
-    `xview_train`) the first is taken; what is called `val` tests where nothing is called `test`, as
-    is the habit with these files.
+    first to the last frame in which it was tracked; frames between in which it was not, which are
+    0, are interpolated linearly. Skeletons in the plane stay in pixels, which windows scale by a
+    bone in any case, and get the third coordinate 0; columns and rows of an image are negated, so
+    that +x is the right of a person who faces the camera and +y is up, as in space. The rate is
+    taken for 30 Hz, which the file does not say. The subject is `subject` of the annotation, else
+    the P of NTU's names, else `unknown`. Of several splits (`xsub_train`, `xview_train`) the first
+    is taken; what is called `val` tests where nothing is called `test`, as is the habit with these
+    files.
 
     Args:
         path: the .pkl file, or a folder with one.
@@ -157,6 +158,18 @@ def _recording(file: Path, number: int, annotation: object, splits: dict[str, st
     return Recording(name, str(subject), max(int(label), -1), streams, splits.get(name))
 
 
+def _filled(
+    person: Float[np.ndarray, "time joints d"], there: Int[np.ndarray, " tracked"]
+) -> Float[np.ndarray, "some joints d"]:
+    """From the first to the last of the tracked frames, those between them interpolated."""
+    frames = np.arange(there[0], there[-1] + 1)
+    if len(frames) == len(there):
+        return person[frames]
+    flat = person.reshape(len(person), -1).T
+    filled = np.stack([np.interp(frames, there, places[there]) for places in flat], 1)
+    return filled.reshape(len(frames), *person.shape[1:]).astype(np.float32)
+
+
 def _tracked(file: Path, name: str, keypoint: object) -> Float[np.ndarray, "time joints 3"]:
     if not isinstance(keypoint, np.ndarray) or keypoint.dtype.kind not in "fiu":
         raise DataError(f"{name}: keypoint is no array of numbers", path=file, expected=_EXPECTED)
@@ -173,7 +186,7 @@ def _tracked(file: Path, name: str, keypoint: object) -> Float[np.ndarray, "time
     there = np.flatnonzero(person.any((1, 2)))
     if len(there) < 2:
         raise DataError(f"{name}: person 0 is tracked in {len(there)} frames", path=file)
-    person = person[there[0] : there[-1] + 1]
+    person = _filled(person, there)
     if shape[3] == 2:
         person = 0 - person  # and no negative zeros
     return np.pad(person, ((0, 0), (0, 0), (0, 3 - shape[3])))

@@ -148,6 +148,25 @@ def test_annotations_that_cannot_be_used(tmp_path, change, reason):
         read_skeleton_pickle(write(tmp_path, {"annotations": own}))
 
 
+def test_frames_without_the_person_are_interpolated(tmp_path):
+    own = annotations()
+    whole = own[0]["keypoint"].astype(np.float32)
+    own[0]["keypoint"] = whole.copy()
+    own[0]["keypoint"][:, [0, 1, 20, 21, 22, 59]] = 0
+    data = read_skeleton_pickle(write(tmp_path, {"annotations": own}))
+    (values,) = (
+        recording.streams["skeleton"].values
+        for recording in data.recordings
+        if recording.name == own[0]["frame_dir"]
+    )
+    assert len(values) == 57
+    kept = np.delete(np.arange(57), [18, 19, 20])
+    np.testing.assert_array_equal(values[kept], whole[0, 2:59][kept])
+    before, after = whole[0, 19], whole[0, 23]
+    np.testing.assert_allclose(values[18], before + (after - before) / 4, atol=1e-5)
+    np.testing.assert_allclose(values[20], after - (after - before) / 4, atol=1e-5)
+
+
 def test_an_activity_may_be_unknown(tmp_path):
     own = annotations()
     own[0]["label"], own[1]["label"] = None, np.int64(-5)
