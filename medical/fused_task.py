@@ -15,6 +15,7 @@ from core.data.resident import ResidentLoader
 from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.trainers.system import Batch, System
+from medical.data.case_splits import keep_splits, kept_splits
 from medical.data.cases import Cases
 from medical.data.report_tokens import read_vocabulary, train_vocabulary
 from medical.systems.velvet_fused import pretrained_arguments
@@ -134,12 +135,11 @@ class FusedTask(ABC):
 
     def keep_reading(self, data: Cases, run_dir: Path) -> None:
         """Writes who is in which split."""
-        data.write_splits(run_dir / "splits.csv")
+        keep_splits(run_dir, data.patients, data.splits)
 
     def reading(self, run_dir: Path) -> dict[str, str]:
         """The splits, so that nobody who was trained on is ever tested on."""
-        file = run_dir / "splits.csv"
-        return {"splits": str(file)} if file.is_file() else {}
+        return kept_splits(run_dir)
 
 
 def on_device(numbers: list[int], data: Cases) -> Tensor:

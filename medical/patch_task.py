@@ -21,6 +21,7 @@ from core.evaluation.simpleshot import SimpleShot, simpleshot_episodes
 from core.tasks.samples import SampleTask, as_float
 from core.trainers.system import Batch, System
 from core.trainers.task import Loader
+from medical.data.case_splits import keep_splits, kept_splits
 from medical.data.other_images import photographs_and_digits
 from medical.data.patches import Patches
 from medical.generated_bags import Labelled, compare_bag_heads
@@ -276,6 +277,14 @@ class PatchProbing(SampleTask):
             {"rank": rank, "id": data.ids[row], "cosine": cosine} | self._labels(data, row)
             for rank, (row, cosine) in enumerate(((r, c) for r, c in found if r >= 0), 1)
         ]
+
+    def keep_reading(self, data: Patches, run_dir: Path) -> None:  # type: ignore[override]
+        """Writes who is in which split; where nobody is known, which patch."""
+        keep_splits(run_dir, data.patients or data.ids, data.splits)
+
+    def reading(self, run_dir: Path) -> dict[str, str]:
+        """The splits, so that nobody who was trained on is ever tested on."""
+        return kept_splits(run_dir)
 
     def draw_search(
         self, data: Patches, query: str, rows: list[dict[str, Any]], file: Path

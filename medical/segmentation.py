@@ -18,6 +18,7 @@ from core.evaluation.index import NeighbourIndex
 from core.trainers.system import Batch
 from core.trainers.task import Loader
 from medical.data.case_loader import case_loader
+from medical.data.case_splits import keep_splits, kept_splits
 from medical.data.cases import Cases
 from medical.data.volume_pictures import Overlay, draw_overlays
 from medical.systems.swin_unetr import SwinUNETR
@@ -199,12 +200,11 @@ class VolumeSegmentation:
 
     def keep_reading(self, data: Cases, run_dir: Path) -> None:
         """Writes who is in which split."""
-        data.write_splits(run_dir / "splits.csv")
+        keep_splits(run_dir, data.patients, data.splits)
 
     def reading(self, run_dir: Path) -> dict[str, str]:
         """The splits, so that nobody who was trained on is ever tested on."""
-        file = run_dir / "splits.csv"
-        return {"splits": str(file)} if file.is_file() else {}
+        return kept_splits(run_dir)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from core.evaluation.retrieval import retrieval_of_scores
 from core.trainers.system import Batch
 from core.trainers.task import Loader
 from medical.data.case_loader import case_loader
+from medical.data.case_splits import keep_splits, kept_splits
 from medical.data.cases import Cases
 from medical.data.report_tokens import (
     ReportTokenizer,
@@ -244,12 +245,11 @@ class VolumesAndReports:
 
     def keep_reading(self, data: Cases, run_dir: Path) -> None:
         """Writes who is in which split; what reports are read with lies in the checkpoint."""
-        data.write_splits(run_dir / "splits.csv")
+        keep_splits(run_dir, data.patients, data.splits)
 
     def reading(self, run_dir: Path) -> dict[str, str]:
         """The splits, so that nobody who was trained on is ever tested on."""
-        file = run_dir / "splits.csv"
-        return {"splits": str(file)} if file.is_file() else {}
+        return kept_splits(run_dir)
 
 
 _SHOWN = [*(f"r@{k}" for k in TOPK), "mrr"]

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -141,11 +140,3 @@ class Cases:
         for split in SPLITS:
             total.update(f"{split} {self.splits[split].tolist()}".encode())
         return total.hexdigest()[:16]
-
-    def write_splits(self, file: Path) -> None:
-        """Writes who is in which split, as `data.splits` reads it: CSV `patient_id,split`."""
-        import polars as pl
-
-        split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
-        rows = {self.patients[row]: split for row, split in sorted(split_of.items())}
-        pl.DataFrame({"patient_id": list(rows), "split": list(rows.values())}).write_csv(file)

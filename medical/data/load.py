@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.data.checks import DataError
 from core.data.findings import Findings
-from core.data.samples import SPLITS
-from medical.data.case_splits import split_cases
+from medical.data.case_splits import rows_of_splits, split_cases
 from medical.data.cases import Cases, Finding
 from medical.data.layouts import CaseFiles, Layout, find_cases
 from medical.data.prepare import (
@@ -121,10 +119,7 @@ def load_cases(
     return Cases(
         ids=[case.id for case in layout.cases],
         patients=patients,
-        splits={
-            split: torch.tensor([row for row, own in enumerate(of_case) if own == split]).long()
-            for split in SPLITS
-        },
+        splits=rows_of_splits(of_case),
         reports=texts,
         store=store,
         size=size,

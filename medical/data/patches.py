@@ -15,8 +15,9 @@ from core.data.images import load_images
 from core.data.samples import SPLITS, Samples
 from core.data.stored_rows import StoredRows
 from core.data.table import samples_report
+from medical.data.case_splits import as_in_file, read_splits, rows_of_splits
 from medical.data.patient_splits import refuse_straddling, split_patients
-from medical.data.patient_table import read_rows, stated_splits, with_validation
+from medical.data.patient_table import Splits, read_rows, stated_splits, with_validation
 
 TABLE = "patients.csv"
 _COLUMNS = "file, patient_id and, where wanted, label, split"
@@ -47,6 +48,7 @@ def load_patches(
     seed: int = 0,
     stream: bool | None = None,
     workers: int = 2,
+    splits: str | Path | None = None,
 ) -> Patches:
     """Reads patches from `CLASS/*.png`, or `train/CLASS/*.png` with `valid/` and `test/`.
 
@@ -65,6 +67,8 @@ def load_patches(
         stream: decode in training rather than beforehand; None: where they do not fit into half of
             the free memory.
         workers: processes that decode in training, where patches are streamed.
+        splits: CSV of `patient_id,split`, which stands above what the files say; where nobody is
+            known, of the files.
 
     Raises:
         DataError: nothing is found, an image cannot be decoded or has another size, a class has a
@@ -77,7 +81,10 @@ def load_patches(
     table = root / TABLE
     if not table.is_file():
         samples = load_images(root, size, ratios, valid_share, seed, stream, workers)
-        return Patches(samples.inputs, samples.labels, samples.splits, samples.ids, samples.classes)
+        parts, said = samples.splits, any(is_split(folder) for folder in root.iterdir())
+        if splits is not None:
+            parts = divided(splits, samples.ids, parts, said, ratios, seed)
+        return Patches(samples.inputs, samples.labels, parts, samples.ids, samples.classes)
     # Drawn shares are replaced below; what folders say is kept.
     samples = load_images(root, size, (1.0, 0.0, 0.0), 0.0, seed, stream, workers)
     rows = _rows(table, samples.ids)
@@ -88,18 +95,46 @@ def load_patches(
         place = {name: number for number, name in enumerate(names)}
         labels = {"label": torch.tensor([place.get(row["label"], -1) for row in rows])}
         classes = {"label": names}
-    splits = samples.splits
+    parts = samples.splits
     said = any(is_split(folder) for folder in root.iterdir())
     if "split" in rows[0]:
-        splits, said = stated_splits(table, rows, "file"), True
+        parts, said = stated_splits(table, rows, "file"), True
     label = labels.get("label")
     if not said:
-        splits = split_patients(patients, label, ratios, seed)
+        parts = split_patients(patients, label, ratios, seed)
     else:
-        refuse_straddling(patients, splits, str(table))
-    if said:
-        splits = with_validation(splits, patients, label, valid_share, seed)
-    return Patches(samples.inputs, labels, splits, samples.ids, classes, patients)
+        refuse_straddling(patients, parts, str(table))
+        parts = with_validation(parts, patients, label, valid_share, seed)
+    if splits is not None:
+        parts = divided(splits, patients, parts, said, ratios, seed)
+    return Patches(samples.inputs, labels, parts, samples.ids, classes, patients)
+
+
+def divided(
+    file: str | Path,
+    whose: Sequence[str],
+    parts: Splits,
+    said: bool,
+    ratios: Sequence[float],
+    seed: int,
+) -> Splits:
+    """Rows of each split as a file of `patient_id,split` says; see `as_in_file`.
+
+    Args:
+        file: the CSV.
+        whose: (n) the patient of each row.
+        parts: the splits without it.
+        said: whether these are said; where they were drawn, those that the file does not name are
+            drawn anew, each alone, unless it names nobody.
+        ratios: of that drawing.
+        seed: likewise.
+    """
+    otherwise: list[str | None] = [None] * len(whose)
+    if said or read_splits(Path(file)).keys().isdisjoint(whose):
+        for split, rows in parts.items():
+            for row in rows.tolist():
+                otherwise[row] = split
+    return rows_of_splits(as_in_file(file, whose, otherwise, ratios, seed))
 
 
 def check_patches(
@@ -110,6 +145,7 @@ def check_patches(
     seed: int = 0,
     stream: bool | None = None,
     workers: int = 2,
+    splits: str | Path | None = None,
 ) -> CheckReport:
     """What the reader finds, or what is wrong with the files: every patch is decoded.
 
@@ -128,7 +164,7 @@ def check_patches(
     if problems:
         return CheckReport({"patches that cannot be decoded": len(problems)}, problems, [])
     try:
-        patches = load_patches(path, size, ratios, valid_share, seed, stream, workers)
+        patches = load_patches(path, size, ratios, valid_share, seed, stream, workers, splits)
     except DataError as error:
         problems.append(error)
         # Where the table is at fault, the folders may still be.

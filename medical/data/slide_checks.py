@@ -31,6 +31,7 @@ def check_slides(
     seed: int = 0,
     stream: bool | None = None,
     workers: int = 2,
+    splits: str | Path | None = None,
 ) -> CheckReport:
     """Opens every slide, finds its tissue and reads some patches of it; names all problems.
 
@@ -51,7 +52,7 @@ def check_slides(
     slides: list[Slide] = []
     classes: list[str] = []
     with found.going_on():
-        slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found)
+        slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found, splits)
     # A slide that is truncated may be no slide at all to openslide: once is enough.
     of_file = {
         str(problem.path) if Path(str(problem.path)).suffix.lower() in SUFFIXES else str(problem): (

@@ -18,7 +18,8 @@ from core.data.checks import DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS
 from core.data.stored_rows import Column, StoredRows
-from medical.data.patches import Patches, load_patches
+from medical.data.case_splits import rows_of_splits
+from medical.data.patches import Patches, divided, load_patches
 from medical.data.patient_splits import refuse_straddling, split_patients
 from medical.data.patient_table import read_rows, stated_splits, with_validation
 from medical.data.slide_files import (
@@ -126,6 +127,7 @@ def load_slides(
     seed: int = 0,
     stream: bool | None = None,
     workers: int = 2,
+    splits: str | Path | None = None,
 ) -> Slides:
     """Reads a folder of slides and `slides.csv`, and cuts touching patches where there is tissue.
 
@@ -148,6 +150,7 @@ def load_slides(
         stream: read patches in training rather than beforehand; None: where they do not fit into
             half of the free memory.
         workers: processes that read in training, where patches are streamed.
+        splits: CSV of `patient_id,split`, which stands above what the table says.
 
     Raises:
         DataError: no slide, one that cannot be read, is without tissue or of unknown or too low
@@ -155,23 +158,21 @@ def load_slides(
     """
     grid = grid_of(magnification, size, min_tissue, patches_per_slide)
     found = Findings()
-    slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found)
+    slides, classes = list_slides(path, slide_mpp, ratios, valid_share, seed, found, splits)
     with ThreadPoolExecutor() as pool:
         corners = list(pool.map(lambda slide: tissue_corners(slide, grid, min_tissue), slides))
     lengths = torch.tensor([len(of) for of in corners])
     slide_of = torch.arange(len(slides)).repeat_interleave(lengths)
     places = torch.from_numpy(np.concatenate(corners))
     split_of = [slides[number].split for number in slide_of.tolist()]
-    splits = {
-        s: torch.tensor([i for i, of in enumerate(split_of) if of == s]).long() for s in SPLITS
-    }
+    parts = rows_of_splits(split_of)
     if patches_per_slide is not None:
-        splits["train"] = _some(splits["train"], slide_of, patches_per_slide, seed)
+        parts["train"] = _some(parts["train"], slide_of, patches_per_slide, seed)
     read = _Read([slide.path for slide in slides], [s.mpp for s in slides], slide_of, places, grid)
     return Slides(
         {"image": _images(read, Path(path), stream, workers)},
         {"slide": torch.tensor([slides[n].label for n in slide_of.tolist()])} if classes else {},
-        splits,
+        parts,
         [
             f"{slides[n].id}@{x}-{y}"
             for n, (x, y) in zip(slide_of.tolist(), places.tolist(), strict=True)
@@ -213,6 +214,7 @@ def list_slides(
     valid_share: float,
     seed: int,
     found: Findings,
+    splits: str | Path | None = None,
 ) -> tuple[list[Slide], list[str]]:
     """The slides of a folder with their patients, classes, splits and resolutions.
 
@@ -241,8 +243,10 @@ def list_slides(
     place = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([place.get(row.get("label", ""), -1) for row in rows])
     patients = [row["patient_id"] for row in rows]
-    splits = _splits(table, rows, patients, labels, ratios, valid_share, seed, found)
-    split_of = {row: split for split in SPLITS for row in splits[split].tolist()}
+    parts = _splits(table, rows, patients, labels, ratios, valid_share, seed, found)
+    if splits is not None:
+        parts = divided(splits, patients, parts, "split" in rows[0], ratios, seed)
+    split_of = {row: split for split in SPLITS for row in parts[split].tolist()}
     slides = []
     for number, (file, row) in enumerate(zip(files, rows, strict=True)):
         with found.going_on():
@@ -289,11 +293,7 @@ def _regions(folder: Path, size: int, slides: Sequence[Slide]) -> Patches | None
     split_of = {row: split for split in SPLITS for row in regions.splits[split].tolist()}
     for row, patient in enumerate(regions.patients):
         split_of[row] = of_patient.get(patient, split_of[row])
-    splits = {
-        split: torch.tensor([row for row, own in sorted(split_of.items()) if own == split]).long()
-        for split in SPLITS
-    }
-    return replace(regions, splits=splits)
+    return replace(regions, splits=rows_of_splits([of for _, of in sorted(split_of.items())]))
 
 
 class _Read:

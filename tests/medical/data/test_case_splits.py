@@ -53,7 +53,7 @@ def test_a_file_decides_in_place_of_everything_else(tmp_path: Path) -> None:
     lines = [f"p{n:02},{'test' if n < 2 else 'train'}\n" for n in range(15)]
     file.write_text("patient_id,split\n" + "".join(lines) + "other,valid\n")
     with pytest.warns(UserWarning, match="does not say the split of p15, p16, p17, p18, p19"):
-        splits = split_cases(PATIENTS, ["valid"] * 40, file, ratios=(0.3, 0.3, 0.4))
+        splits = split_cases(PATIENTS, NONE, file, ratios=(0.3, 0.3, 0.4))
     assert splits[:30] == ["test"] * 4 + ["train"] * 26
     assert all(len(own) == 1 for own in _of_patients(splits).values())
     assert len(set(splits[30:])) > 1
@@ -61,6 +61,12 @@ def test_a_file_decides_in_place_of_everything_else(tmp_path: Path) -> None:
     with pytest.warns(UserWarning):
         fewer = split_cases(PATIENTS[:36], NONE[:36], file, ratios=(0.3, 0.3, 0.4))
     assert fewer == splits[:36]
+    # Who is not in it is where the files say, as of a data set that brings its own splits.
+    said = split_cases(PATIENTS, ["valid"] * 40, file)
+    assert said == ["test"] * 4 + ["train"] * 26 + ["valid"] * 10
+    other = [f"q{name}" for name in PATIENTS]
+    of_other = ["train", "train", "test", "test"] * 10
+    assert split_cases(other, of_other, file) == of_other
     file.write_text("patient_id,split\np00,train\np00 ,test\n")
     with pytest.raises(DataError, match=r"splits.csv:3: patient p00 is in train too"):
         split_cases(PATIENTS, NONE, file)

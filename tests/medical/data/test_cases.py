@@ -8,6 +8,7 @@ from core.augment.draws import Draws
 from core.data.checks import DataError
 from core.trainers.system import Batch
 from medical.data.case_loader import case_loader
+from medical.data.case_splits import keep_splits, kept_splits
 from medical.data.cases import Cases
 from medical.data.load import load_cases
 from medical.data.prepared import ResidentVolumes, VolumesOnDisk, corners_of
@@ -115,10 +116,15 @@ def test_nobody_is_in_two_splits_and_the_written_splits_are_read_again(
             of[resident.patients[row]].add(split)
     assert len(resident.patients) > len(of)  # some return
     assert all(len(own) == 1 for own in of.values())
-    resident.write_splits(tmp_path / "splits.csv")
-    again = load_cases(demo, splits=tmp_path / "splits.csv", split_seed=9, **COARSE)
+    keep_splits(tmp_path, resident.patients, resident.splits)
+    again = load_cases(demo, **kept_splits(tmp_path), split_seed=9, **COARSE)
     for split, rows in resident.splits.items():
         assert torch.equal(again.splits[split], rows)
+    # A comparison trains without the test cases: what it sees is not all of the splits.
+    (tmp_path / "arm").mkdir()
+    part = resident.without_test()
+    keep_splits(tmp_path / "arm", part.patients, part.splits)
+    assert kept_splits(tmp_path / "arm") == {}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

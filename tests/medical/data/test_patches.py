@@ -10,6 +10,7 @@ from core.data.stored_rows import StoredRows
 from medical.data.patches import Patches, check_patches, load_patches
 from medical.data.patches_demo import write_patches
 from medical.data.patient_splits import split_patients, straddling
+from medical.patch_task import PatchProbing
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +183,36 @@ def test_patients_of_a_class_go_to_all_splits() -> None:
         split_patients(["a", "b"], None, (0.6, 0.2, 0.2), seed=0)
     few = split_patients(["a", "b", "c"], None, (0.9, 0.05, 0.05), seed=0)
     assert [len(rows) for rows in few.values()] == [1, 1, 1]
+
+
+def test_whom_a_run_was_trained_on_is_not_tested_on_when_others_come(
+    folder: Path, tmp_path: Path
+) -> None:
+    flatten(folder)
+    before, task = load_patches(folder, ratios=(0.5, 0.2, 0.3)), PatchProbing()
+    task.keep_reading(before, tmp_path)
+    table = folder / "patients.csv"
+    lines = table.read_text().splitlines()
+    for number in range(12):
+        source, _ = lines[1 + number].split(",")
+        name = f"stroma/new_{number:02}.png"
+        shutil.copy(folder / source, folder / name)
+        lines.append(f"{name},a{number:02}")
+    table.write_text("\n".join(lines))
+    anew = load_patches(folder, ratios=(0.5, 0.2, 0.3))
+    assert any(patients_of(anew, s) & patients_of(before, "train") for s in ("valid", "test"))
+    with pytest.warns(UserWarning, match="does not say the split of a00"):
+        after = load_patches(folder, ratios=(0.5, 0.2, 0.3), **task.reading(tmp_path))
+    for split in ("train", "valid", "test"):
+        assert patients_of(before, split) <= patients_of(after, split)
+    assert straddling(after.patients, after.splits) == {}
+
+
+def test_data_of_others_keep_their_own_splits(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "splits.csv"
+    file.write_text("patient_id,split\nx1,train\nx2,test\n")
+    for _ in range(2):  # as folders say them, then drawn
+        own, read = load_patches(folder).splits, load_patches(folder, splits=file).splits
+        assert all(torch.equal(rows, read[split]) for split, rows in own.items())
+        if (folder / "train").is_dir():
+            flatten(folder)

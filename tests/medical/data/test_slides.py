@@ -241,3 +241,18 @@ def test_regions_are_in_the_split_of_their_patient(folder: Path) -> None:
     assert idle.isdisjoint(data.without_test().regions.ids)
     report = check_slides(folder, **CUT)
     assert any("3 patches are of patients of validation or test" in w for w in report.warnings)
+
+
+def test_a_file_of_splits_stands_above_the_table(written: Path, tmp_path: Path) -> None:
+    own = load_slides(written, **CUT)
+    first, last = own.slides[0].patient, own.slides[-1].patient
+    file = tmp_path / "splits.csv"
+    file.write_text(f"patient_id,split\n{first},test\n")
+    read = load_slides(written, **CUT, splits=file)
+    assert {slide.patient: slide.split for slide in read.slides} == {
+        slide.patient: slide.split for slide in own.slides
+    } | {first: "test"}
+    assert last in {slide.patient for slide in read.slides if slide.split == "test"}
+    for split, rows in read.splits.items():
+        numbers = set(read.slide_of[rows].tolist())
+        assert numbers == {n for n, slide in enumerate(read.slides) if slide.split == split}
