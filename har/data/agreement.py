@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ class Agreement:
         bone: numbers of the two joints whose distance is the unit of length.
         activities: names, in the order of the labels.
         scaling: modality -> mean and deviation of the training windows, as of `Windows`.
+        trained: digests of the streams that were trained on, as of `digests`.
     """
 
     joints: list[str]
@@ -36,6 +38,7 @@ class Agreement:
     bone: tuple[int, int]
     activities: list[str]
     scaling: Scaling
+    trained: list[str]
 
     def write(self, file: Path) -> None:
         """Writes JSON."""
@@ -94,6 +97,28 @@ class Agreement:
         number = {data.classes.index(name): classes.index(name) for name in used} | {-1: -1}
         recordings = [replace(r, label=number[r.label]) for r in data.recordings]
         return replace(data, recordings=recordings, classes=classes)
+
+    def refuse_trained(self, data: Recordings, splits: Sequence[str], path: str | Path) -> None:
+        """Sees to it that nothing is tested on what was trained on.
+
+        Raises:
+            DataError: a recording of the test split was trained on, under whatever name.
+        """
+        known = set(self.trained)
+        tested = (r for r, split in zip(data.recordings, splits, strict=True) if split == "test")
+        names = [r.name for r in tested if known & set(digests(r))]
+        if names:
+            raise DataError(
+                f"{few(names)} of the test split were trained on",
+                path=path,
+                fix="split the data as in training, or test on others",
+            )
+
+
+def digests(recording: Recording) -> list[str]:
+    """First 16 hex digits of the sha256 of each stream's values."""
+    streams = recording.streams.values()
+    return [sha256(np.ascontiguousarray(s.values)).hexdigest()[:16] for s in streams]
 
 
 def _places(

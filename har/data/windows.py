@@ -13,7 +13,7 @@ from torch import Tensor
 from core.data.checks import DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS, Samples
-from har.data.agreement import Agreement, Scaling
+from har.data.agreement import Agreement, Scaling, digests
 from har.data.cut import Cut, Pieces, cut_recordings
 from har.data.readers import read_recordings
 from har.data.recordings import IMU, SKELETON, Recordings
@@ -38,6 +38,7 @@ class Windows(Samples):
             (channels, 1); empty where nothing is standardised.
         root: number of the joint that is the origin.
         bone: numbers of the two joints whose distance is the unit of length.
+        trained: digests of the streams of the training split.
     """
 
     joints: list[str] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Windows(Samples):
     scaling: Scaling = field(default_factory=dict)
     root: int = 0
     bone: tuple[int, int] = (0, 1)
+    trained: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -58,8 +60,15 @@ class Windows(Samples):
     @property
     def agreement(self) -> Agreement:
         """What other recordings must have in common with these."""
-        own, scaling = self.classes["label"], self.scaling
-        return Agreement(self.joints, self.channels, self.root, self.bone, own, scaling)
+        return Agreement(
+            self.joints,
+            self.channels,
+            self.root,
+            self.bone,
+            self.classes["label"],
+            self.scaling,
+            self.trained,
+        )
 
     def columns(self, split: str) -> dict[str, Tensor]:
         """As `Samples.columns`, and `mask` (rows, time), false in the padding, where any is."""
@@ -141,19 +150,21 @@ def load_windows(
             of the activities, and its means and deviations.
 
     Raises:
-        DataError: the reader, the split or the cut refuses the data, or they lack a joint or a
-            channel of the run.
+        DataError: the reader, the split or the cut refuses the data; they lack a joint or a channel
+            of the run, or test on what it was trained on.
     """
     cut = Cut(tuple(modalities), length, seconds, overlap, rate)
     data = read_recordings(path, format, modalities)
-    scaling = None
-    if like is not None:
-        run = Agreement.read(Path(like))
-        data, scaling = run.relabelled(run.arranged(data, path)), run.scaling
+    run = None if like is None else Agreement.read(Path(like))
+    if run is not None:
+        data = run.relabelled(run.arranged(data, path))
     splits = split_recordings(
         data, split, train_subjects, valid_subjects, test_subjects, fold, n_test
     )
+    if run is not None:
+        run.refuse_trained(data, splits, path)
     _warn_of_shared_subjects(path, data, splits)
+    scaling = None if run is None else run.scaling
     windows = windows_of(data, splits, cut, standardize, device, scaling=scaling)
     return without_labels(windows, unlabelled_subjects)
 
@@ -220,6 +231,7 @@ def windows_of(
         scaling=scaling,
         root=data.root,
         bone=(data.bone[0], data.bone[1]),
+        trained=[digest for r, split in kept if split == "train" for digest in digests(r)],
     )
 
 

@@ -77,7 +77,7 @@ def test_joints_channels_and_activities_are_found_by_name(tmp_path: Path, kept: 
 
 def test_other_people_are_standardised_as_those_of_the_training(tmp_path: Path, kept: Path) -> None:
     own = load_windows(tmp_path / "own", **ARGUMENTS)
-    swapped = {"train_subjects": ["bob", "dee"], "test_subjects": ["ann"]}
+    swapped = {"train_subjects": ["bob", "dee"], "valid_subjects": ["ann", "cho"]}
     others = load_windows(tmp_path / "own", **ARGUMENTS, **swapped)
     assert not torch.allclose(others.inputs[IMU][0], own.inputs[IMU][0])
     others = load_windows(tmp_path / "own", **ARGUMENTS, **swapped, like=kept)
@@ -112,6 +112,21 @@ def test_what_is_missing_is_named(tmp_path: Path, kept: Path) -> None:
     kept.write_text("[]")
     with pytest.raises(DataError, match=r"windows.json: cannot be read"):
         load_windows(tmp_path / "own", **ARGUMENTS, like=kept)
+
+
+def test_nobody_is_tested_on_who_was_trained_on(tmp_path: Path, kept: Path) -> None:
+    own = tmp_path / "own"
+    with pytest.raises(DataError, match=r"own: sit_ann, walk_ann of the test split were trained"):
+        load_windows(own, **ARGUMENTS, split="leave_out", like=kept)
+    load_windows(own, **ARGUMENTS, split="leave_out", fold=1, like=kept)  # bob, as before
+    # Nor under another name, in another order, or with one of the sensors.
+    moved = mixed(own, tmp_path / "mixed")
+    table = (moved / "subjects.csv").read_text().replace("ann", "eve")
+    (moved / "subjects.csv").write_text(table)
+    for file in sorted((moved / "recordings").glob("*_ann.npz")):
+        file.rename(file.with_name(file.name.replace("ann", "eve")))
+    with pytest.raises(DataError, match=r"sit_eve, walk_eve of the test split were trained on"):
+        load_windows(moved, **ARGUMENTS, like=kept)
 
 
 class Looks(System):
