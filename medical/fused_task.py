@@ -1,5 +1,6 @@
 """What tasks share in which a pre-trained VELVET-Med sees a volume and a text together."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from core.augment.draws import Draws
+from core.checkpoints import find_checkpoint
 from core.data.checks import DataError
+from core.data.findings import few
 from core.data.resident import ResidentLoader
 from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.trainers.system import Batch, System
-from medical.data.case_splits import keep_splits, kept_splits
+from medical.data.case_splits import keep_splits, kept_splits, read_splits
 from medical.data.cases import Cases
 from medical.data.report_tokens import read_vocabulary, train_vocabulary
 from medical.systems.velvet_fused import pretrained_arguments
@@ -57,6 +60,7 @@ class FusedTask(ABC):
                 raise DataError(
                     f"data.size={data.size}", expected=f"{size}, as in {self.pretrained}"
                 )
+            _warn_of_seen(self.pretrained, data)
             # Absolute, because the process that resumes may be started elsewhere.
             model, pretrained = found, str(Path(self.pretrained).resolve())
         else:
@@ -140,6 +144,25 @@ class FusedTask(ABC):
     def reading(self, run_dir: Path) -> dict[str, str]:
         """The splits, so that nobody who was trained on is ever tested on."""
         return kept_splits(run_dir)
+
+
+def _warn_of_seen(run: str, data: Cases) -> None:
+    """Says whose reports the pre-training has learned who are to validate or test here."""
+    folder = find_checkpoint(run).parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    splits = kept_splits(folder).get("splits")
+    if splits is None:
+        return
+    held_out = torch.cat([data.splits["valid"], data.splits["test"]]).tolist()
+    learned = {name for name, split in read_splits(Path(splits)).items() if split == "train"}
+    seen = sorted({data.patients[row] for row in held_out} & learned)
+    if seen:
+        warnings.warn(
+            f"{run} was trained on {len(seen)} patients of the validation and test splits here, "
+            f"such as {few(seen)}; unless they are others of the same names, "
+            f"data.splits={splits} keeps them apart",
+            stacklevel=3,
+        )
 
 
 def on_device(numbers: list[int], data: Cases) -> Tensor:

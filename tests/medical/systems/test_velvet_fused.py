@@ -71,6 +71,19 @@ def test_a_pretrained_run_brings_sizes_and_weights_and_only_fusion_is_trained(ru
     assert any(n.startswith("text.fusion_layers.") for n in inside)
 
 
+def test_whom_the_pretraining_has_learned_is_told(run, data, recwarn):
+    splits = run[0].parent / "splits.csv"
+    task = ClosedQuestions(pretrained=str(run[0]))
+    tested, trained = (data.patients[int(data.splits[s][0])] for s in ("test", "train"))
+    splits.write_text(f"patient_id,split\n{tested},test\n{trained},train\n")
+    task.system_arguments(data)
+    assert not [one for one in recwarn if "was trained on" in str(one.message)]
+    splits.write_text(f"patient_id,split\n{tested},train\n")
+    with pytest.warns(UserWarning, match=rf"was trained on 1 patients .* such as {tested}"):
+        task.system_arguments(data)
+    splits.unlink()
+
+
 def test_what_is_frozen_is_without_dropout_in_training(data):
     model = SMALL | {"dropout": 0.5, "text_layers": 1}
     system = VelvetVQA(VOCABULARY, SIZE, model, None).train()
