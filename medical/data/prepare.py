@@ -8,6 +8,7 @@ argument here.
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,14 @@ from core.data.cache import cached
 from core.data.checks import DataError
 from medical.data.layouts import CaseFiles
 from medical.data.prepared import Prepared
-from medical.data.read_volume import Volume, files_of, geometry_of, read_volume, to_axes
+from medical.data.read_volume import (
+    Volume,
+    check_affine,
+    files_of,
+    geometry_of,
+    read_volume,
+    to_axes,
+)
 
 # To be raised when the same file would give another result.
 _VERSION = 2
@@ -161,7 +169,7 @@ def resample(
     affine = volume.affine.copy()
     for axis, (old, new) in enumerate(zip(volume.spacing, spacing, strict=True)):
         n_old = values.shape[axis]
-        n_new = round((n_old - 1) * old / new) + 1
+        n_new = _n_resampled(n_old, old, new)
         affine[:3, axis] *= new / old
         if abs(new / old - 1) < 1e-6:
             continue
@@ -176,6 +184,11 @@ def resample(
         high = values.index_select(axis, (below + 1).clamp(max=n_old - 1))
         values = torch.lerp(low, high, weight)
     return values, affine
+
+
+def _n_resampled(n: int, old: float, new: float) -> int:
+    """Voxels along an axis after a change of their size in mm."""
+    return round((n - 1) * old / new) + 1
 
 
 def whole_cube(image: Float[Tensor, "x y z"], size: int) -> Float[Tensor, "size size size"]:
@@ -199,11 +212,23 @@ def whole_position(
 
 
 def expected_bytes(files: CaseFiles, how: Preparation) -> int:
-    """At most how large a prepared volume will be, from the headers alone."""
+    """At most how large a prepared volume will be, from the headers alone.
+
+    Raises:
+        DataError: the headers cannot be read, or do not place voxels.
+    """
+    from nibabel.orientations import io_orientation
+
     shape, affine = geometry_of(files.image, how.series)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0) * np.array(shape)
-    sides = np.maximum(lengths / np.array(how.spacing), how.size)
-    return int(sides.prod()) * (1 if files.label is None else 2)
+    check_affine(files.image, affine)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # The axes of the file in the order of those of the spacing.
+    axes = io_orientation(affine)[:, 0].astype(int).argsort()
+    sides = [
+        max(_n_resampled(shape[axis], lengths[axis], new), how.size)
+        for axis, new in zip(axes, how.spacing, strict=True)
+    ]
+    return prod(sides) * (1 if files.label is None else 2)
 
 
 def check_intensity(path: Path, values: Shaped[np.ndarray, "x y z"], how: Preparation) -> None:

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -237,6 +239,14 @@ def test_files_beside_the_volumes_are_asked_for_in_words(
     with pytest.raises(DataError, match=r"gone.nii.gz: no such file"):
         load_cases(tmp_path, resident_gib=resident_gib, **options)
     table.write_text("image\na.nii.gz\n")
+    image = nibabel.load(tmp_path / "a.nii.gz")
+    image.header["srow_x"] = np.nan
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(
+        tmp_path / "a.nii.gz"
+    )
+    with pytest.raises(DataError, match="affine holds numbers that are not finite"):
+        load_cases(tmp_path, resident_gib=resident_gib, **options)
+    save(tmp_path / "a.nii.gz")
     for content in ("{", '{"a": [{"kind": "cyst"}]}', '["a"]'):
         (tmp_path / "findings.json").write_text(content)
         with pytest.raises(DataError, match=r"findings.json: not the findings[\s\S]*rename"):

@@ -205,10 +205,15 @@ def test_preparations_that_cannot_be(arguments: dict, said: str) -> None:
 
 
 def test_the_size_is_known_from_headers(tmp_path: Path) -> None:
-    file = save(tmp_path / "a.nii.gz", affine=oblique())
-    how = Preparation(8, (1.0, 1.0, 1.0))
-    found = prepare_case(_case(file), how)
-    assert found.voxels.numel() <= expected_bytes(_case(file), how) * 1.1
+    # Nothing to crop, an odd order of axes, and one shorter than the cube.
+    values = np.full((20, 18, 4), 100, np.int16)
+    values[0, 0, 0] = -200
+    for axes in ("RAS", "SRA", "PIL"):
+        file = save(tmp_path / "a.nii.gz", values, oblique((0.8, 0.9, 3.0), axes))
+        for spacing in ((1.0, 0.7, 2.3), (1.7, 3.1, 0.4)):
+            how = Preparation(8, spacing)
+            found = prepare_case(_case(file), how)
+            assert found.voxels.numel() == expected_bytes(_case(file), how)
     assert expected_bytes(_case(file, file), how) == 2 * expected_bytes(_case(file), how)
 
 
