@@ -124,6 +124,8 @@ def digests(recording: Recording) -> list[str]:
 def _places(
     path: str | Path, modality: str, what: str, own: Sequence[str], wanted: Sequence[str]
 ) -> list[int]:
+    if not wanted:  # the run did not have this modality, and will say so
+        return list(range(len(own)))
     missing = [name for name in wanted if name not in own]
     if missing:
         raise DataError(

@@ -129,6 +129,16 @@ def test_nobody_is_tested_on_who_was_trained_on(tmp_path: Path, kept: Path) -> N
         load_windows(moved, **ARGUMENTS, like=kept)
 
 
+def test_a_sensor_that_the_run_did_not_have_is_left_as_it_is(tmp_path: Path, kept: Path) -> None:
+    own = load_windows(tmp_path / "own", device="cpu")
+    imu = load_windows(tmp_path / "own", device="cpu", modalities=[IMU])
+    ActivityRecognition().keep_reading(imu, kept.parent)
+    both = load_windows(tmp_path / "own", device="cpu", like=kept)
+    assert both.joints == JOINTS
+    for name, values in own.inputs.items():
+        assert torch.equal(both.inputs[name], values)
+
+
 class Looks(System):
     """A classifier that keeps what it was asked."""
 
