@@ -84,10 +84,11 @@ class ClosedQuestions(FusedTask):
         """Answers to the questions about a split's cases; the test units are the questions.
 
         Raises:
-            DataError: there is no question about them.
+            DataError: there is no question about them, or cubes are of another size.
         """
         from sklearn.metrics import f1_score, roc_auc_score
 
+        data.refuse_other_size(system.size)
         asked = self._asked(data, split)
         if not asked:
             raise DataError(f"no question about the cases of the {split} split")

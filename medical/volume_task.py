@@ -127,12 +127,13 @@ class VolumesAndReports:
         """Retrieval within a split, with the outcome of every case.
 
         Raises:
-            DataError: the split has fewer than two cases.
+            DataError: the split has fewer than two cases, or cubes are of another size.
         """
         if not self.has_split(data, split):
             raise DataError(
                 f"{len(data.splits[split])} cases in the {split} split", expected="two or more"
             )
+        data.refuse_other_size(system.size)
         tokenizer, tokens = tokenize(system, data)
         rows = data.splits[split]
         trained = [letter for letter in "tmb" if levels_of(letter)[0] in system.objectives]
@@ -267,10 +268,7 @@ def embed_cases(system: VELVETMed, data: Cases) -> dict[str, Float[Tensor, "n di
     Raises:
         DataError: the system was trained on cubes of another size.
     """
-    if system.size != data.size:
-        raise DataError(
-            f"cubes of {data.size} voxels", expected=f"data.size={system.size}, as in training"
-        )
+    data.refuse_other_size(system.size)
     tokens = tokenize(system, data)[1]
     rows = torch.arange(len(data.ids), device=tokens.ids.device)
     parts: dict[str, list[Tensor]] = {}

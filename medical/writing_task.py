@@ -81,8 +81,9 @@ class ReportWriting(FusedTask):
         """Scores of the reports that are written for a split.
 
         Raises:
-            DataError: the split is empty.
+            DataError: the split is empty, or cubes are of another size.
         """
+        data.refuse_other_size(system.size)
         if not self.has_split(data, split):
             raise DataError(f"the {split} split is empty")
         rows = data.splits[split].tolist()

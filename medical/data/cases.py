@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from core.augment.draws import Draws
+from core.data.checks import DataError
 from core.data.samples import SPLITS
 from medical.data.prepared import Store
 
@@ -140,3 +141,14 @@ class Cases:
         for split in SPLITS:
             total.update(f"{split} {self.splits[split].tolist()}".encode())
         return total.hexdigest()[:16]
+
+    def refuse_other_size(self, size: int) -> None:
+        """Refuses to show a system cubes of another size than it was trained on.
+
+        Raises:
+            DataError: as said.
+        """
+        if self.size != size:
+            raise DataError(
+                f"cubes of {self.size} voxels", expected=f"data.size={size}, as in training"
+            )

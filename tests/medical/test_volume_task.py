@@ -162,8 +162,13 @@ def test_queries_that_name_nothing_are_refused(data, system, query):
 
 
 def test_cubes_of_another_size_are_refused(data, system):
-    with pytest.raises(DataError, match="cubes of 64 voxels"):
-        VolumesAndReports().search(system, replace(data, size=64), "report:c1", 1)
+    other, task = replace(data, size=64), VolumesAndReports()
+    for act in (
+        lambda: task.search(system, other, "report:c1", 1),
+        lambda: task.evaluate(system, other, "test"),
+    ):
+        with pytest.raises(DataError, match="cubes of 64 voxels"):
+            act()
 
 
 def test_attention_is_drawn_for_findings_and_for_what_is_not_known(data, system, tmp_path):

@@ -147,6 +147,8 @@ def test_answers_are_judged_by_question(data):
     assert len(found.unit_ids) == 8
     assert found.per_unit["accuracy"].mean() == pytest.approx(found.metrics["accuracy"])
     assert {"auroc", "f1", "accuracy/other_volume"} < found.metrics.keys()
+    with pytest.raises(DataError, match="cubes of 64 voxels"):
+        ClosedQuestions().evaluate(system, replace(data, size=64), "test")
     split = torch.tensor([3, 5, 8])
     assert _others(torch.tensor([5, 8, 3]), split).tolist() == [8, 3, 5]
 
@@ -196,6 +198,8 @@ def test_written_reports_are_scored_and_drawn(data, tmp_path):
     found = ReportWriting().evaluate(system, data, "test")
     assert {"rouge_l", "bleu_1", "bleu_4", "rouge_l/other_case"} == found.metrics.keys()
     assert len(found.per_unit["rouge_l"]) == 4
+    with pytest.raises(DataError, match="cubes of 64 voxels"):
+        ReportWriting().evaluate(system, replace(data, size=64), "test")
     (file,) = ReportWriting().draw(system, data, "test", tmp_path)
     assert file.stat().st_size > 10_000
 
