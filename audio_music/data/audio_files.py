@@ -78,6 +78,15 @@ class Header:
     is_whole: bool
 
 
+def sound_files_below(folder: Path) -> list[Path]:
+    """Audio files of a folder and of those in it, in order, without hidden ones.
+
+    On foreign drives a Mac leaves a `._NAME.wav` beside every NAME.wav that is no audio.
+    """
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in found if not file.name.startswith("."))
+
+
 def read_header(source: Source) -> Header:
     """Rate, length and channels, without decoding.
 

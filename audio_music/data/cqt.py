@@ -35,7 +35,7 @@ class CQT(nn.Module):
     norm, from sample ceil(F/2 - l_b/2) - (l_b mod 2) of a window of F, the power of two from the
     longest l_b on. The wave is padded with F/2 zeros on each side, frame t begins its window at
     sample t x hop, and its value is |inner product| sqrt(l_b). These are nnAudio's numbers, which
-    the authors' code trains on, and librosa's scale; differentiable, but not meant to be.
+    the authors' code trains on, and librosa's scale. No gradient flows through it.
 
     Instead of inner products with windows of F samples, the whole wave is transformed once: the
     spectrum of a kernel is narrow, and to keep every hop-th sample of a convolution is to fold its

@@ -107,7 +107,8 @@ def make_label(name: str, given: Sequence[Any], place: str) -> Label:
         kinds = {"times"}
     if len(kinds) != 1 or None in kinds:
         raise DataError(
-            f"the label {name} is a number here and a text or a list there",
+            f"the label {name} is "
+            + ("no label" if None in kinds else "a number here and a text or a list there"),
             path=place,
             expected="of every recording a class, a number, a list of tags or a list of times",
         )
@@ -131,7 +132,12 @@ def make_label(name: str, given: Sequence[Any], place: str) -> Label:
     times = tuple(None if of is None else np.asarray(of, np.float64) for of in given)
     for of in times:
         if of is not None and (np.diff(of) < 0).any():
-            raise DataError(f"times of {name} that do not ascend", path=place)
+            raise DataError(
+                f"times of {name} that do not ascend",
+                path=place,
+                expected="seconds: a list of numbers says when something happens",
+                fix="values have a name each, as arousal and valence do",
+            )
     return Label("times", known, times=times)
 
 

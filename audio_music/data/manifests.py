@@ -10,6 +10,7 @@ its `label`.
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_music.data.audio_files import SUFFIXES, Source
+from audio_music.data.audio_files import SUFFIXES, Source, sound_files_below
 from audio_music.data.code_files import read_codes
 from core.data.checks import DataError
 from core.data.tar_members import tar_members
@@ -127,6 +128,18 @@ def _first_line(file: Path) -> str:
         return lines.readline()
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")  # a mark of the byte order is no part of the first name
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"cannot be read as text (byte {error.start})",
+            path=file,
+            expected="UTF-8",
+            fix="save it as UTF-8",
+        ) from None
+
+
 def _files(root: Path, suffix: str) -> list[Path]:
     return [root] if root.is_file() else sorted(root.glob(f"*{suffix}"))
 
@@ -139,7 +152,7 @@ def _split_of(file: Path) -> str | None:
 
 def _fairseq(root: Path, codes: str | None) -> Iterator[Entry]:
     for file in _files(root, ".tsv"):
-        lines = file.read_text().splitlines()
+        lines = _text(file).splitlines()
         coded = None if codes is None else read_codes(file, codes, len(lines) - 1)
         folder = Path(lines[0].strip()) if lines else Path()
         if not lines or "\t" in lines[0]:
@@ -160,12 +173,13 @@ def _fairseq(root: Path, codes: str | None) -> Iterator[Entry]:
 
 def _jsonl(root: Path) -> Iterator[Entry]:
     for file in _files(root, ".jsonl"):
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        for number, line in enumerate(_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
                 content = json.loads(line)
                 audio = content["audio_path"]
+                path = file.parent / audio
             except (json.JSONDecodeError, KeyError, TypeError):
                 raise DataError(
                     f"{line[:80]!r}",
@@ -174,7 +188,6 @@ def _jsonl(root: Path) -> Iterator[Entry]:
                     expected='{"audio_path": FILE, ...} on each line',
                 ) from None
             # Paths are from the manifest's folder, or, as MARBLE writes them, from where it runs.
-            path = file.parent / audio
             if not path.exists() and Path(audio).exists():
                 path = Path(audio)
             yield _of_json(content, audio, Source(path), f"{file}:{number}", _split_of(file))
@@ -183,6 +196,8 @@ def _jsonl(root: Path) -> Iterator[Entry]:
 def _of_json(
     content: dict[str, Any], name: str, source: Source, place: str, split: str | None
 ) -> Entry:
+    # NaN is what tables write where nothing is known.
+    content = {key: value for key, value in content.items() if value == value}
     said = {
         ours: int(content[key])
         for ours, key in (("rate", "sample_rate"), ("frames", "num_samples"))
@@ -191,31 +206,35 @@ def _of_json(
     own = content.get("split")
     if own is not None and own not in _SPLITS:
         raise DataError(f"split {own!r}", path=place, expected=", ".join(_SPLITS))
-    group = next((str(content[key]) for key in _GROUPS if content.get(key) is not None), None)
+    group = _group_of(content)
     labels = {k: v for k, v in content.items() if k not in _OF_THE_FILE and k != "group"}
     return Entry(name, source, place, said, _SPLITS[own] if own else split, group, labels)
 
 
+def _group_of(labels: dict[str, Any]) -> str | None:
+    known = (labels.get(key) for key in _GROUPS)
+    return next((str(value) for value in known if value not in (None, "")), None)
+
+
 def _maestro(root: Path) -> Iterator[Entry]:
     for file in _files(root, ".csv"):
-        with file.open(newline="") as lines:
-            reader = csv.DictReader(lines)
-            missing = {"audio_filename", "split"} - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(
-                    f"no column {', '.join(sorted(missing))}",
-                    path=file,
-                    expected="audio_filename, split, and canonical_composer, canonical_title",
-                )
-            for number, row in enumerate(reader, start=2):
-                name, split = row["audio_filename"], row["split"]
-                if split not in _SPLITS:
-                    raise DataError(f"split {split!r}", path=file, line=number, expected="a split")
-                labels = {"composer": row.get("canonical_composer")}
-                source = Source(file.parent / name)
-                place = f"{file}:{number}"
-                group = row.get("canonical_title")
-                yield Entry(name, source, place, {}, _SPLITS[split], group, labels)
+        reader = csv.DictReader(io.StringIO(_text(file), newline=""))
+        missing = {"audio_filename", "split"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(
+                f"no column {', '.join(sorted(missing))}",
+                path=file,
+                expected="audio_filename, split, and canonical_composer, canonical_title",
+            )
+        for number, row in enumerate(reader, start=2):
+            name, split = row["audio_filename"], row["split"]
+            if split not in _SPLITS:
+                raise DataError(f"split {split!r}", path=file, line=number, expected="a split")
+            labels = {"composer": row.get("canonical_composer") or None}
+            source = Source(file.parent / name)
+            place = f"{file}:{number}"
+            group = row.get("canonical_title") or None
+            yield Entry(name, source, place, {}, _SPLITS[split], group, labels)
 
 
 def _shards(root: Path) -> Iterator[Entry]:
@@ -223,7 +242,9 @@ def _shards(root: Path) -> Iterator[Entry]:
         sound: dict[str, Source] = {}
         about: dict[str, dict[str, Any]] = {}
         for member in tar_members(shard):
-            key, _, suffix = member.name.partition(".")
+            folder, slash, file = member.name.removeprefix("./").rpartition("/")
+            stem, _, suffix = file.partition(".")
+            key, suffix = f"{folder}{slash}{stem}", suffix.lower()
             if f".{suffix}" in SUFFIXES:
                 sound[key] = Source(shard, member.offset, member.size, member.name)
             elif suffix in ("json", "cls"):
@@ -253,8 +274,7 @@ def _about(text: str, suffix: str, place: str) -> dict[str, Any]:
 
 def _in_folder(root: Path, format: str, pattern: str | None) -> Iterator[Entry]:
     rule = _FSDD if format == "fsdd" else re.compile(pattern) if pattern else None
-    files = [file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES]
-    for file in sorted(files):
+    for file in sound_files_below(root):
         name = str(file.relative_to(root))
         first, *rest = file.relative_to(root).parts
         split = _SPLITS.get(first.lower()) if rest else None
@@ -264,7 +284,8 @@ def _in_folder(root: Path, format: str, pattern: str | None) -> Iterator[Entry]:
                 f"{file.stem} is not as the pattern says", path=file, expected=rule.pattern
             )
         labels: dict[str, Any] = found.groupdict() if found else {}
-        group = labels.pop("group", None)
+        group = None if format == "fsdd" else _group_of(labels)
+        labels.pop("group", None)
         if format == "fsdd":
             take = int(labels.pop("take"))
             # The official split, and a part of its training takes to choose by.

@@ -187,6 +187,9 @@ def _chorales(pieces: int, rng: np.random.Generator) -> Iterator[Piece]:
             given += 1
         if given == pieces:
             return
+    raise DataError(
+        f"demo.pieces={pieces}", expected=f"at most {given}: so many chorales have four voices"
+    )
 
 
 def _chorale(path: Path) -> Piece | None:

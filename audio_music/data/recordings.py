@@ -203,8 +203,11 @@ class Recordings:
 
     def window_batches(self, rows: Sequence[int]) -> Iterator[tuple[list[Window], Batch]]:
         """All windows of some recordings, those of similar length together."""
-        windows = [window for row in rows for window in self.windows_of(row)]
-        windows.sort(key=lambda w: (w.count / self.clips[w.row].rate, w.row, w.start))
+        return self.batches_of([window for row in rows for window in self.windows_of(row)])
+
+    def batches_of(self, windows: Sequence[Window]) -> Iterator[tuple[list[Window], Batch]]:
+        """Windows of similar length together."""
+        windows = sorted(windows, key=lambda w: (w.count / self.clips[w.row].rate, w.row, w.start))
         size = max(int(_BATCH_SECONDS * self.rate / self.crop), 1)
         for start in range(0, len(windows), size):
             some = windows[start : start + size]

@@ -163,7 +163,8 @@ def load_scores(
     """Reads the prepared pieces of MSMD, and what there is for pre-training.
 
     A pair is kept where both windows lie inside the score and all of its performances. Onsets at
-    the same column or frame of a piece count once: their snippets would be the same.
+    the same frame count once: their snippets would be the same. A column that is played twice, in a
+    repeat, is a pair each time.
 
     Args:
         path: folder of `<piece>.npz`.

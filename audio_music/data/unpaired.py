@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int16, UInt8
 from torch import Tensor
 
+from audio_music.data.audio_files import sound_files_below
 from audio_music.data.lines import Lines
 from audio_music.data.log_filterbank import to_rate
 from audio_music.data.snippets import AUDIO, SHEET, SHEET_MARGIN, samples_of_view, strip
@@ -18,7 +19,6 @@ from core.data.findings import Findings
 
 _HELD_OUT = 10  # every so many items judge, where the files do not say which
 _MIB = 2**20
-_SOUND = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def read_unpaired(
@@ -115,7 +115,15 @@ def read_system(file: Path) -> UInt8[np.ndarray, "height width"]:
 
     try:
         with Image.open(file) as opened:
-            score = np.asarray(opened.convert("L"))
+            if opened.mode.startswith("I;16"):  # convert("L") would cut all greys off at 255
+                score = (np.asarray(opened) >> 8).astype(np.uint8)
+            elif opened.has_transparency_data:
+                # What is transparent is paper, as in the pictures that MuseScore exports.
+                paper = Image.new("RGBA", opened.size, "white")
+                paper.alpha_composite(opened.convert("RGBA"))
+                score = np.asarray(paper.convert("L"))
+            else:
+                score = np.asarray(opened.convert("L"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         reason = str(error).partition(" '")[0]  # without the path
         raise DataError(f"cannot be read ({reason})", path=file, expected="an image") from error
@@ -129,7 +137,7 @@ def _recordings(folder: Path, findings: Findings) -> tuple[list[SoundFile], list
     if tables:
         wanted = _of_maestro(tables[0])
     else:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SOUND)
+        files = sound_files_below(folder)
         wanted = [(file, number % _HELD_OUT == 0) for number, file in enumerate(files, start=1)]
     sounds, judges = [], []
     for file, judge in wanted:
@@ -157,7 +165,8 @@ def _of_maestro(table: Path) -> list[tuple[Path, bool]]:
 
 def _systems(folder: Path, findings: Findings) -> tuple[list[np.ndarray], list[bool]]:
     arrays, judges = [], []
-    for number, file in enumerate(sorted(folder.rglob("*.png")), start=1):
+    files = sorted(file for file in folder.rglob("*.png") if not file.name.startswith("."))
+    for number, file in enumerate(files, start=1):
         with findings.going_on():
             arrays.append(strip(read_system(file)))
             judges.append(number % _HELD_OUT == 0)

@@ -15,6 +15,7 @@ Differences from the paper and from the authors' code (fairseq, as of the v1 rel
   the attention is taken first and the relaxed branch is never reached.
 - The noise mixture happens with the probability `mixture`; the release tests `rand > p`, the same
   at the published 0.5. A batch of one clip has nothing to mix and stays as it is.
+  The other clips are those of the same process, as there: several processes mix others than one.
 - Masks take no channels, layers are dropped on the device (`core.encoders.waveform`), and shorter
   clips are padded instead of cutting all clips to the shortest: padding changes nothing here, as
   the group norm of the convolutions counts the samples of the clip alone.

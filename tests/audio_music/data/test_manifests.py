@@ -51,6 +51,26 @@ def test_json_lines_as_marble_writes_them(tmp_path: Path) -> None:
         find_entries(tmp_path)
 
 
+def test_what_tables_leave_behind(tmp_path: Path) -> None:
+    """A mark of the byte order, NaN for what is not known, and text that is not UTF-8."""
+    write_tones(tmp_path, 2)
+    lines = [
+        {"audio_path": "tone_0.wav", "artist": float("nan"), "tempo": float("nan"), "album": ""},
+        {"audio_path": "tone_1.wav", "artist": "A", "tempo": 99.5, "album": "B"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "all.jsonl").write_text(text, "utf-8-sig")
+    first, second = find_entries(tmp_path)
+    assert (first.group, second.group) == (None, "A")
+    assert first.labels == {"album": ""}
+    (tmp_path / "all.jsonl").write_text('{"audio_path": "Dvořák.wav"}\n', "iso8859-2")
+    with pytest.raises(DataError, match=r"all\.jsonl: cannot be read as text(?s:.*)UTF-8"):
+        find_entries(tmp_path)
+    (tmp_path / "all.jsonl").write_text('{"audio_path": null}\n')
+    with pytest.raises(DataError, match=r"all\.jsonl:1: "):
+        find_entries(tmp_path)
+
+
 def test_maestro(tmp_path: Path) -> None:
     write_tones(tmp_path / "2004", 2)
     (tmp_path / "maestro-v3.0.0.csv").write_text(
@@ -86,6 +106,10 @@ def test_shards(tmp_path: Path) -> None:
     assert by_name["a"].labels == {"key": "D minor"}
     assert by_name["b"].labels == {"label": "7"}
     assert (by_name["c"].split, by_name["c"].group) == ("test", "G")
+    # As `tar cf train-0001.tar .` names them.
+    _shard(shards / "train-0001.tar", {"./v1.0/d.WAV": sound[0], "./v1.0/d.cls": b"3"})
+    (added,) = (entry for entry in find_entries(shards) if entry.name not in by_name)
+    assert (added.name, added.labels) == ("v1.0/d", {"label": "3"})
     whole = (shards / "test-0000.tar").read_bytes()
     (shards / "test-0000.tar").write_bytes(whole[:6000])
     with pytest.raises(DataError, match=r"test-0000\.tar: truncated or damaged"):
@@ -103,6 +127,14 @@ def test_folders_classes_and_patterns(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="not as the pattern says"):
         find_entries(tmp_path, pattern=r"\d+")
+
+
+def test_an_artist_in_the_names_is_a_group(tmp_path: Path) -> None:
+    write_tones(tmp_path, 1)
+    (tmp_path / "tone_0.wav").rename(tmp_path / "abba_1.wav")
+    (tmp_path / "._abba_1.wav").write_bytes(b"\0\5\x16\7")  # what a Mac leaves on foreign drives
+    (entry,) = find_entries(tmp_path, pattern=r"(?P<artist>[a-z]+)_\d")
+    assert (entry.group, entry.labels) == ("abba", {"artist": "abba"})
 
 
 def test_the_official_split_of_fsdd(tmp_path: Path) -> None:
@@ -179,5 +211,7 @@ def test_kinds_of_labels() -> None:
     assert [of.tolist() for of in beats.times] == [[0.5, 1.0], []]
     with pytest.raises(DataError, match=r"a\.jsonl: the label key is"):
         make_label("key", ["C", 3.5], "a.jsonl")
-    with pytest.raises(DataError, match="do not ascend"):
+    with pytest.raises(DataError, match=r"a\.jsonl: the label about is no label"):
+        make_label("about", [{"title": "A"}, None], "a.jsonl")
+    with pytest.raises(DataError, match=r"do not ascend(?s:.*)a name each"):
         make_label("beats", [[1.0, 0.5]], "")

@@ -3,12 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from audio_music.data.lines import Lines
 from audio_music.data.score_files import Performance, Piece, read_piece, write_piece
 from audio_music.data.scores import SheetMusic, load_scores
 from audio_music.data.snippet_views import AudioViews, PairViews, SheetViews
 from audio_music.data.snippets import MARGIN, strip
+from audio_music.data.unpaired import read_system
 from core.augment.draws import Draws
 from core.data.checks import DataError
 
@@ -49,6 +51,26 @@ def test_pairs_are_cut_from_the_files(data: SheetMusic, scores: Path):
         np.testing.assert_allclose(pair["sheet"][0, 0].numpy(), halved, atol=1e-6)
         spectrogram = piece.performances[0].spectrogram[:, frame - 42 : frame + 42]
         assert np.array_equal(pair["audio"][0, 0].numpy(), spectrogram)
+
+
+def test_pictures_of_scores_are_read_as_they_look(tmp_path: Path):
+    """Black ink in all of them, on what is white, transparent, or white in 16 bits."""
+    ink = np.zeros((4, 6), bool)
+    ink[1:3, 2:4] = True
+    expected = np.where(ink, 0, 255)
+    clear = np.zeros((4, 6, 4), np.uint8)  # as MuseScore exports: black everywhere
+    clear[..., 3] = 255 * ink
+    for name, picture in {
+        "grey": expected.astype(np.uint8),
+        "clear": clear,
+        "deep": (257 * expected).astype(np.uint16),
+    }.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_system(tmp_path / f"{name}.png"), expected), name
+    deep = np.full((4, 6), 200 * 257, np.uint16)
+    deep[0] = 100 * 257
+    Image.fromarray(deep).save(tmp_path / "scan.png")
+    assert np.unique(read_system(tmp_path / "scan.png")).tolist() == [100, 200]
 
 
 def test_both_windows_lie_inside(data: SheetMusic):
