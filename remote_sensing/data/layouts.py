@@ -4,10 +4,12 @@
 a land-cover map is `land_cover/NAME.tif`. Files may be whole scenes or chips.
 
 `ssl4eo`: `s2a/PLACE/PRODUCT/B1.tif` and `s1/PLACE/PRODUCT/VV.tif`, one band a file, coarser bands
-with fewer pixels. The products of a place are paired in the order of their names; a map is
-`land_cover/PLACE.tif`.
+with fewer pixels. The products of a place are paired in the order of the dates in their names
+(those of Sentinel-1 begin with the satellite: `S1B_IW_GRDH_1SDV_20200607T...`), then of the names;
+a map is `land_cover/PLACE.tif`.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ COVER = "land_cover"
 _SSL4EO = {OPTICAL: ("s2a", "s2c", "s2l2a"), RADAR: ("s1",)}
 _SUFFIXES = (".tif", ".tiff")
 _FORMATS = "auto, scenes or ssl4eo"
+_DATE = re.compile(r"(?<!\d)(19|20)\d{6}(?!\d)")
 
 Bands = dict[str, Sequence[str] | None]
 
@@ -85,15 +88,14 @@ def _products(path: Path, sensors: Sequence[str]) -> list[Scene]:
                 expected=" or ".join(f"{name}/" for name in _SSL4EO[sensor]),
                 fix=f"give data.sensors without {sensor}, or another data.path",
             )
-    places = sorted({p.name for root in roots.values() if root for p in root.iterdir()})
+    places = sorted({p.name for root in roots.values() if root for p in _folders(root)})
     covers = _rasters(path / COVER)
     scenes = []
     for place in places:
         products = {}
         for sensor, root in roots.items():
             assert root is not None
-            own = root / place
-            products[sensor] = sorted(p for p in own.glob("*") if p.is_dir())
+            products[sensor] = sorted(_folders(root / place), key=_by_date)
         counts = {sensor: len(of) for sensor, of in products.items()}
         if len(set(counts.values())) > 1 or 0 in counts.values():
             said = ", ".join(f"{n} of {sensor}" for sensor, n in counts.items())
@@ -109,6 +111,15 @@ def _products(path: Path, sensors: Sequence[str]) -> list[Scene]:
             name = place if single else f"{place}_{number}"
             scenes.append(Scene(name, bands, covers.get(place), place))
     return scenes
+
+
+def _folders(path: Path) -> list[Path]:
+    return [p for p in path.glob("*") if p.is_dir() and not p.name.startswith(".")]
+
+
+def _by_date(product: Path) -> tuple[str, str]:
+    date = _DATE.search(product.name)
+    return date[0] if date else "", product.name
 
 
 def bands_of(file: Path, sensor: str) -> list[Band]:
