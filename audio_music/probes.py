@@ -1,6 +1,6 @@
 """Probes of the labels of recordings, and how their predictions are judged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audio_music.beats import beat_f1, pick_beats
+from audio_music.beats import TOLERANCE, beat_f1, pick_beats
 from audio_music.data.labels import Label
-from audio_music.data.recordings import Recordings
+from audio_music.data.recordings import Recordings, Window
 from audio_music.keys import weighted_scores
 from core.data.checks import DataError
 from core.evaluation.average_precision import mean_average_precision
@@ -19,8 +19,10 @@ from core.evaluation.layer_probe import LayerProbe, fit_layer_probe
 from core.trainers.system import System
 
 Layers = Mapping[int, Float[Tensor, "layers dim"]]
+# Frames of a recording, their seconds, and the seconds of its beats.
+Framed = tuple[Float[Tensor, "time layers dim"], np.ndarray, np.ndarray]
 _FIXED_EPOCHS = 30  # of a probe that validation must not choose
-_MOST_FRAMES = 40_000  # that a probe of beats learns from
+_MOST_FRAMES = 40_000  # that a probe of beats learns from, and is chosen by
 _THRESHOLDS = np.linspace(0.05, 0.95, 19)
 _FIXED_THRESHOLD = 0.4
 
@@ -66,18 +68,24 @@ def judge_label(
 
     Returns:
         Ending -> what was found, and the probe; nothing where the label is not known in training
-        and in the judged recordings.
+        and in the judged recordings, or no class is in both.
     """
     train = _known(label, data.splits["train"].tolist())
     chooses, judged = _known(label, valid), _known(label, rows)
     if not train or not judged or (valid and not chooses):
         return {}, None
-    if label.kind == "classes" and len({int(label.numbers[row]) for row in train}) < 2:  # type: ignore[index]
-        return {}, None
+    if label.numbers is not None:
+        learnt, asked = (set(label.numbers.cpu()[of].tolist()) for of in (train, judged))
+        # Titles, and artists of whom each is in one split, are not to be told from training.
+        if len(learnt) < 2 or not learnt & asked:
+            return {}, None
     targets, scale = _targets(label, train)
     n_outputs = {"classes": len(label.names), "tags": len(label.names)}.get(label.kind, 1)
 
     def choose(scores: Tensor) -> float:
+        if label.values is not None:  # ordered as R2 is, which one value alone does not have
+            told = label.values[torch.tensor(chooses).to(label.values.device)]
+            return -float((scores[:, 0] * scale[1] + scale[0] - told).square().mean())
         return next(iter(_metrics(label, scores, chooses, scale).metrics.values()))
 
     probe = fit_layer_probe(
@@ -92,7 +100,8 @@ def judge_label(
     found = {}
     for ending, of in heard.items():
         own = _metrics(label, probe.scores(_stacked(of, judged)), judged, scale)
-        places = [place for place, row in enumerate(rows) if row in set(judged)]
+        known = set(judged)
+        places = [place for place, row in enumerate(rows) if row in known]
         for name, values in own.per_row.items():
             spread = np.full(len(rows), np.nan)
             spread[places] = values
@@ -170,30 +179,24 @@ def probe_beats(
 ) -> Judged:
     """A probe of the frames that hold a beat, and F1 of the beats that it picks.
 
-    The threshold is chosen on validation with rate and epoch; nothing is where that is judged.
+    It learns from random training recordings of 40,000 frames together, and as many of validation
+    choose the threshold, rate and epoch; nothing is chosen where validation is judged.
     """
     label = data.labels[name]
     train, chooses = _known(label, data.splits["train"].tolist()), _known(label, valid)
     if not train or not _known(label, rows) or (valid and not chooses):
         return Judged({}, {})
-    features, targets, n_frames = [], [], 0
-    for row in train:
-        frames, times = clip_frames(system, data, row)
-        beats = label.times[row]
-        assert beats is not None
-        features.append(frames.half())
-        targets.append(beat_targets(times, beats).to(frames.device))
-        n_frames += len(times)
-        if n_frames > _MOST_FRAMES:
-            break
-    valid_frames = [clip_frames(system, data, row) for row in chooses]
-    judge: Callable[[Tensor], float] = lambda scores: _frame_ap(  # noqa: E731 - one expression
-        scores, valid_frames, label, chooses
-    )
+    learnt, valid_frames = (_framed(system, data, label, of) for of in (train, chooses))
+    targets = [beat_targets(times, beats) for _, times, beats in learnt]
+
+    def judge(scores: Tensor) -> float:
+        truth = torch.cat([beat_targets(times, beats) == 1 for _, times, beats in valid_frames])
+        return mean_average_precision(scores.cpu(), truth[:, None])[0]
+
     probe = fit_layer_probe(
-        torch.cat(features),
-        torch.cat(targets)[:, None],
-        torch.cat([frames for frames, _ in valid_frames]).half() if chooses else None,
+        torch.cat([frames for frames, _, _ in learnt]),
+        torch.cat(targets)[:, None].to(learnt[0][0].device),
+        torch.cat([frames for frames, _, _ in valid_frames]) if chooses else None,
         judge,
         "tags",
         1,
@@ -202,43 +205,59 @@ def probe_beats(
         batch_size=512,
     )
 
-    def f1_of(frames: Tensor, times: np.ndarray, row: int, threshold: float) -> float:
+    def f1_of(frames: Tensor, times: np.ndarray, beats: np.ndarray, threshold: float) -> float:
         scores = probe.scores(frames)[:, 0].sigmoid().cpu().numpy()
-        beats = label.times[row]
-        assert beats is not None
         return beat_f1(beats, pick_beats(scores, times, threshold))
 
     threshold = _FIXED_THRESHOLD
     if chooses:
-        means = [
-            np.mean([f1_of(*of, row, t) for of, row in zip(valid_frames, chooses, strict=True)])
-            for t in _THRESHOLDS
-        ]
+        means = [np.mean([f1_of(*of, each) for of in valid_frames]) for each in _THRESHOLDS]
         threshold = float(_THRESHOLDS[int(np.argmax(means))])
-    known = set(_known(label, rows))
-    values = np.array(
-        [
-            f1_of(*clip_frames(system, data, row), row, threshold) if row in known else np.nan
-            for row in rows
-        ]
-    )
+    values = np.full(len(rows), np.nan)
+    for place, row in enumerate(rows):
+        if (beats := label.times[row]) is not None:
+            values[place] = f1_of(*clip_frames(system, data, row), beats, threshold)
     return Judged({"beat_f1": float(np.nanmean(values))}, {"beat_f1": values})
+
+
+def _framed(system: System, data: Recordings, label: Label, rows: Sequence[int]) -> list[Framed]:
+    """Of random recordings that have beats, until there are enough frames; in half precision."""
+    found: list[Framed] = []
+    n_frames = 0
+    for row in np.random.default_rng(0).permutation(rows).tolist():
+        beats = label.times[row]
+        if beats is None or n_frames > _MOST_FRAMES:
+            continue
+        frames, times = clip_frames(system, data, row)
+        found.append((frames.half(), times, beats))
+        n_frames += len(times)
+    return found
 
 
 @torch.no_grad()
 def clip_frames(
     system: System, data: Recordings, row: int
 ) -> tuple[Float[Tensor, "time layers dim"], Float[np.ndarray, " time"]]:
-    """All frames of a recording, window after window, and their times in seconds."""
+    """All frames of a recording, window after window, and their times in seconds.
+
+    What the windows of the recording leave out at its end is heard in one more that ends there.
+    """
     frames, times = [], []
-    rate = data.clips[row].rate
-    for windows, batch in data.window_batches([row]):
+    clip = data.clips[row]
+    windows = data.windows_of(row)
+    end = windows[-1].start + windows[-1].count
+    if end < clip.frames:
+        size = windows[0].count
+        windows.append(Window(row, clip.frames - size, size))
+    for some, batch in data.batches_of(windows):
         found = system.frames(batch)  # type: ignore[operator]
-        for window, of in zip(windows, found, strict=True):
+        for window, of in zip(some, found, strict=True):
             own = system.frame_times(of.shape[0]).numpy()  # type: ignore[operator]
-            inside = own < window.count / rate
+            inside = own < window.count / clip.rate
+            if window.start < end < window.start + window.count:
+                inside &= own >= (end - window.start) / clip.rate
             frames.append((window.start, of[torch.from_numpy(inside).to(of.device)]))
-            times.append((window.start, own[inside] + window.start / rate))
+            times.append((window.start, own[inside] + window.start / clip.rate))
     ordered = [of for _, of in sorted(frames, key=lambda part: part[0])]
     return torch.cat(ordered), np.concatenate([of for _, of in sorted(times, key=lambda p: p[0])])
 
@@ -246,29 +265,16 @@ def clip_frames(
 def beat_targets(
     times: Float[np.ndarray, " time"], beats: Float[np.ndarray, " beats"]
 ) -> Float[Tensor, " time"]:
-    """1 at the frame nearest to each beat, 0.5 at its neighbours."""
+    """1 at the frame nearest to each beat, 0.5 at its neighbours; a beat beyond all is left out."""
     target = np.zeros(len(times), np.float32)
     if len(times) == 0:
         raise DataError("a recording without a frame")
     for beat in beats:
         nearest = int(np.abs(times - beat).argmin())
+        if abs(times[nearest] - beat) > TOLERANCE:
+            continue
         target[max(nearest - 1, 0) : nearest + 2] = np.maximum(
             target[max(nearest - 1, 0) : nearest + 2], 0.5
         )
         target[nearest] = 1.0
     return torch.from_numpy(target)
-
-
-def _frame_ap(
-    scores: Tensor,
-    frames: Sequence[tuple[Tensor, np.ndarray]],
-    label: Label,
-    rows: Sequence[int],
-) -> float:
-    """Average precision of the frames with a beat."""
-    truth = []
-    for (_, times), row in zip(frames, rows, strict=True):
-        beats = label.times[row]
-        assert beats is not None
-        truth.append(beat_targets(times, beats) == 1)
-    return mean_average_precision(scores.cpu(), torch.cat(truth)[:, None])[0]

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from audio_music.data.crop_loader import CropLoader
-from audio_music.data.recordings import Recordings
+from audio_music.data.recordings import Recordings, Window
+from audio_music.keys import weighted_scores
 from audio_music.probes import Judged, clip_frames, judge_label, probe_beats
 from core.augment.draws import Draws
 from core.data.checks import DataError
@@ -25,6 +26,12 @@ from core.trainers.system import Batch, System
 
 _RANKME = "rankme"
 _NOISY = "noisy"
+_METRICS = {
+    "classes": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "key_score"),
+    "tags": ("map", "roc_auc"),
+    "value": ("r2",),
+    "times": ("beat_f1",),
+}
 
 
 class AudioProbing:
@@ -61,13 +68,12 @@ class AudioProbing:
         distractor: float | None = None,
     ) -> None:
         self.monitor, self.labels, self.distractor = monitor, labels, distractor
-        known = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "key_score")
-        known = (*known, "map", "roc_auc", "r2", "beat_f1", _RANKME)
+        known = [name for names in _METRICS.values() for name in names]
         metric, _, name = monitor.partition("/")
-        if metric not in known or (not name and metric != _RANKME) or name.endswith(_NOISY):
+        if monitor != _RANKME and (metric not in known or not name or name.endswith(_NOISY)):
             raise DataError(
                 f"task.monitor={monitor}",
-                expected=f"{_RANKME}, or {', '.join(known[:-1])} of a label: map/pitch_classes",
+                expected=f"{_RANKME}, or {', '.join(known)} of a label: map/pitch_classes",
             )
 
     def system_arguments(self, data: Recordings) -> dict[str, Any]:
@@ -83,10 +89,29 @@ class AudioProbing:
         rank: int = 0,
         world_size: int = 1,
     ) -> CropLoader:
-        """Random crops of the training recordings, with what the system draws for them."""
+        """Random crops of the training recordings, with what the system draws for them.
+
+        Raises:
+            DataError: the data lack the label of the monitor.
+        """
+        self._check_monitor(data)
         draw: Callable[..., Batch] | None = getattr(system, "draw", None)
         prepare = None if draw is None else lambda batch, draws: batch | draw(batch, draws)
         return CropLoader(data, batch_size, seed, rank, world_size, prepare)
+
+    def _check_monitor(self, data: Recordings) -> None:
+        """Refuses, before anything is trained, what validation could not measure."""
+        possible = [
+            f"{metric}/{name}"
+            for name, label in data.labels.items()
+            for metric in _METRICS[label.kind]
+            if metric != "key_score" or weighted_scores(label.names) is not None
+        ]
+        if self.monitor not in (_RANKME, *possible):
+            raise DataError(
+                f"task.monitor={self.monitor}: these data have no such label",
+                expected=f"one of {', '.join([_RANKME, *possible])}",
+            )
 
     def has_split(self, data: Recordings, split: str) -> bool:
         """Whether the split has any recordings."""
@@ -123,18 +148,18 @@ class AudioProbing:
             if probe is not None:
                 table.append(_layer_row(name, probe))
         found.metrics[_RANKME] = float(rankme(torch.stack([features[r].mean(0) for r in rows])))
-        if self.monitor not in found.metrics:
+        metrics = {name: value for name, value in found.metrics.items() if np.isfinite(value)}
+        if self.monitor not in metrics:
             raise DataError(
                 f"task.monitor={self.monitor}: cannot be measured on the {split} split of these "
                 "data",
-                expected=f"one of {', '.join(found.metrics)}",
+                expected=f"one of {', '.join(metrics)}",
             )
         groups = np.array([data.clips[row].group for row in rows])
         per_unit = {
             name: _of_groups(values, found.metrics[name], groups)
             for name, values in found.per_row.items()
         }
-        metrics = {name: value for name, value in found.metrics.items() if np.isfinite(value)}
         return Evaluation(metrics, "group", np.unique(groups), per_unit, table)
 
     def _probed(self, data: Recordings, split: str) -> list[str]:
@@ -270,13 +295,17 @@ def clip_layers(
         system: with `layers(batch)`, (B, layers, dim).
         data: the recordings.
         rows: which of them.
-        distractor: if given, another recording of the same batch is added, so many dB below.
+        distractor: if given, another one of them is added to each recording, so many dB below.
+
+    Raises:
+        DataError: there is no other one.
     """
     sums: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
     for windows, batch in data.window_batches(rows):
         if distractor is not None:
-            batch["wave"] = with_distractor(batch["wave"], distractor)
+            others = _others(data, rows, windows, batch["wave"])
+            batch["wave"] = with_distractor(batch["wave"], others, distractor)
         layers = system.layers(batch)  # type: ignore[operator]
         for window, of in zip(windows, layers, strict=True):
             sums[window.row] = sums.get(window.row, 0) + of * window.count
@@ -284,11 +313,27 @@ def clip_layers(
     return {row: total / counts[row] for row, total in sums.items()}
 
 
-def with_distractor(
-    wave: Float[Tensor, "batch samples"], decibels: float
+def _others(
+    data: Recordings, rows: Sequence[int], windows: Sequence[Window], wave: Tensor
 ) -> Float[Tensor, "batch samples"]:
-    """Each clip with the one half a batch further on, whose power is so many dB below."""
-    other = wave.roll(max(len(wave) // 2, 1), 0)
+    """For each window of a batch one of another recording: half a batch on, or else its first."""
+    half = max(len(windows) // 2, 1)
+    other = wave.roll(half, 0)
+    for place, window in enumerate(windows):
+        if windows[place - half].row == window.row:
+            if len(rows) < 2:
+                raise DataError("task.distractor with one recording", expected="two or more")
+            row = rows[(rows.index(window.row) + len(rows) // 2) % len(rows)]
+            first = data.raw([data.windows_of(row)[0]])
+            heard = data.at_rate(first, wave.shape[1], False)["wave"][0]
+            other[place] = nn.functional.pad(heard, (0, wave.shape[1] - len(heard)))
+    return other
+
+
+def with_distractor(
+    wave: Float[Tensor, "batch samples"], other: Float[Tensor, "batch samples"], decibels: float
+) -> Float[Tensor, "batch samples"]:
+    """Each clip with another one, whose power is so many dB below."""
     power, power_of_other = (
         x.square().mean(1, keepdim=True).clamp_min(1e-10) for x in (wave, other)
     )
