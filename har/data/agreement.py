@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Agreement:
     bone: tuple[int, int]
     activities: list[str]
     scaling: Scaling
-    trained: list[str]
+    trained: list[str] = field(default_factory=list)
 
     def write(self, file: Path) -> None:
         """Writes JSON."""
