@@ -104,9 +104,26 @@ class OneSensor(SampleTask):
         ids = np.array([data.ids[row] for row in rows.tolist()])
         return Evaluation(metrics, "sample", ids, per_unit)
 
+    def vectors(self, system: System, data: Series) -> dict[str, Float[Tensor, "n dim"]]:  # type: ignore[override]
+        """Modality -> embeddings of all samples, of which some sensors may be missing.
+
+        Raises:
+            DataError: the system learned from other sensors or shapes.
+        """
+        _refuse_other_shapes(system, data)
+        rows = torch.arange(len(data.ids), device=next(iter(data.inputs.values())).device)
+        parts: dict[str, list[Tensor]] = {}
+        with torch.no_grad():
+            for some in rows.split(_ROWS):
+                batch = {name: of.index_select(0, some) for name, of in data.inputs.items()}
+                for name, found in system.embed(batch).items():
+                    parts.setdefault(name, []).append(found)
+        return {name: torch.cat(found) for name, found in parts.items()}
+
     def keep_reading(self, data: Series, run_dir: Path) -> None:  # type: ignore[override]
-        """Keeps the means and deviations, so that other files are standardised alike."""
-        write_scaling(data.scaling, run_dir / "scaling.npz")
+        """Keeps means, deviations and names, so that other files are read alike."""
+        names = data.classes.get("label", data.target_names)
+        write_scaling(data.scaling, run_dir / "scaling.npz", names)
 
     def reading(self, run_dir: Path) -> dict[str, str]:
         """Names the kept means and deviations."""
@@ -128,19 +145,23 @@ def predict_each(
             f"{type(system).__name__} does not predict from each sensor",
             expected="system=eo_colearning or another system of series",
         )
+    _refuse_other_shapes(system, data)
     outputs = {}
     for name, values in data.inputs.items():
-        if system.shapes.get(name) != data.shapes[name]:
-            learned = ", ".join(f"{k} {shape}" for k, shape in system.shapes.items())
-            raise DataError(
-                f"{name} of {data.shapes[name]}", expected=f"those of the training, {learned}"
-            )
         parts = [
             system.predict_each({name: values.index_select(0, some)})[name].float()
             for some in rows.split(_ROWS)
         ]
         outputs[name] = torch.cat(parts)
     return outputs
+
+
+def _refuse_other_shapes(system: System, data: Series) -> None:
+    shapes: dict[str, list[int]] = getattr(system, "shapes", data.shapes)
+    for name, shape in data.shapes.items():
+        if shapes.get(name) != shape:
+            learned = ", ".join(f"{k} {of}" for k, of in shapes.items())
+            raise DataError(f"{name} of {shape}", expected=f"those of the training, {learned}")
 
 
 def _judged(outputs: Float[Tensor, "n outputs"], data: Series, rows: Tensor) -> Judged:

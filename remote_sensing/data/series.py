@@ -95,7 +95,7 @@ def load_series(
             width, bands) an image, (time, height, width, bands) a series of all pixels' bands.
         target: what `target` in the file is: `classes`, whole numbers from 0, negative where
             unknown; `labels`, a column each; `values`, one number a sample. `auto` goes by the
-            columns and by whether it is made of whole numbers.
+            columns and by whether the file keeps it as whole numbers.
         threshold: a label is on where its number, such as a share of the area, is larger.
         split: `files`: by the file's `split`, else by its `train_mask`; `folds`: one of `n_folds`
             parts of the rows of `train_mask` tests, and the other rows are left out.
@@ -104,7 +104,8 @@ def load_series(
         valid_share: of the training rows that validate, where the file names none. 0: the test
             rows validate, as published; what is chosen on them is then measured on them.
         seed: of the parts and of the validation rows.
-        scaling: file of means and deviations to take in place of all these, as a run keeps.
+        scaling: file of means and deviations to take in place of all these, as a run keeps, which
+            also names the classes or labels: the file must have the same.
 
     Raises:
         DataError: the reader refuses the file, or the arguments do not fit it.
@@ -119,16 +120,24 @@ def load_series(
         values = read.modality(name)
         _refuse_infinite(read, name, values)
         used[name] = given.get(name) or _scaling(read, name, values, splits["train"])
+        if len(used[name][0]) != values.shape[-1]:
+            raise DataError(
+                f"{name} has {values.shape[-1]} features",
+                path=read.path,
+                expected=f"the {len(used[name][0])} that {scaling} is of",
+            )
         inputs[name] = _standardised(values[kept], *used[name])
     kind = _kind(read, target)
     label, targets = _targets(read, kind, threshold)
+    if scaling and kind != "values":
+        _refuse_other_names(read, Path(scaling))
     rows = {name: torch.from_numpy(np.searchsorted(kept, of)) for name, of in splits.items()}
     return Series(
         inputs=inputs,
         labels={} if label is None else {"label": label[kept]},
         splits=rows,
         ids=[read.ids[row] for row in kept.tolist()],
-        classes={"label": read.target_names} if label is not None and read.target_names else {},
+        classes={} if label is None else _class_names(read, label),
         kind=kind,
         targets=None if targets is None else targets[kept],
         target_names=_target_names(read, targets),
@@ -206,10 +215,25 @@ def _given_scaling(file: Path, names: Sequence[str]) -> Scaling:
         ) from error
 
 
-def write_scaling(scaling: Scaling, file: Path) -> None:
-    """Writes means and deviations, for `load_series` of further files."""
+def write_scaling(scaling: Scaling, file: Path, target_names: Sequence[str] = ()) -> None:
+    """Writes means and deviations and what is predicted, for `load_series` of further files."""
     arrays = {f"{name}.mean": mean for name, (mean, _) in scaling.items()}
-    np.savez(file, **arrays, **{f"{name}.std": std for name, (_, std) in scaling.items()})
+    arrays |= {f"{name}.std": std for name, (_, std) in scaling.items()}
+    np.savez(file, **arrays, target_names=np.array(target_names, str))
+
+
+def _refuse_other_names(read: SeriesFile, file: Path) -> None:
+    """Refuses a file whose classes or labels have other names than those of a run."""
+    with np.load(file, allow_pickle=False) as arrays:
+        names = arrays["target_names"].tolist() if "target_names" in arrays else []
+    has_names = names != [str(number) for number in range(len(names))]
+    if has_names and read.target_names and names != read.target_names:
+        raise DataError(
+            f"the target is of {', '.join(read.target_names)}",
+            path=read.path,
+            expected=f"{', '.join(names)}, in this order, as in the training",
+            fix="number and name them as there",
+        )
 
 
 def _scaling(
@@ -272,6 +296,11 @@ def _targets(
     if kind == "labels":
         values = values > threshold
     return None, torch.from_numpy(values.astype(np.float32))
+
+
+def _class_names(read: SeriesFile, label: Int64[Tensor, " n"]) -> dict[str, list[str]]:
+    """Names of the classes, where the file has one for each."""
+    return {"label": read.target_names} if len(read.target_names) > int(label.max()) else {}
 
 
 def _target_names(read: SeriesFile, targets: Tensor | None) -> list[str]:

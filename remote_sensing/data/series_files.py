@@ -1,6 +1,6 @@
 """Files of satellite time series: the same fields in NetCDF and in npz."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def _read_classic(file: Path) -> dict[str, np.ndarray]:
 
     with netcdf_file(file, mmap=False) as read:
         fields = {
-            name: _unpacked(file, name, of[...].copy(), lambda key, of=of: hasattr(of, key))
+            name: _decoded(file, name, of[...].copy(), vars(of))
             for name, of in read.variables.items()
         }
         for name in ("view_names", "target_names"):
@@ -191,20 +191,27 @@ def _read_hdf5(file: Path) -> dict[str, np.ndarray]:
             alone = b"not a netCDF variable" in bytes(of.attrs.get("NAME", b""))
             if isinstance(of, h5py.Dataset) and not alone:
                 values = of.asstr()[...] if h5py.check_string_dtype(of.dtype) else of[...]
-                fields[name] = _unpacked(file, name, np.asarray(values), of.attrs.__contains__)
+                fields[name] = _decoded(file, name, np.asarray(values), of.attrs)
         for name in ("view_names", "target_names"):
             if name in read.attrs:
                 fields[name] = np.asarray(read.attrs[name])
     return fields
 
 
-def _unpacked(file: Path, name: str, values: np.ndarray, has: Callable[[str], bool]) -> np.ndarray:
-    if has("scale_factor") or has("add_offset"):
+def _decoded(
+    file: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
+) -> np.ndarray:
+    """Numbers, NaN where the variable's attributes say that there is none."""
+    if "scale_factor" in attributes or "add_offset" in attributes:
         raise DataError(
             f"{name} is packed (scale_factor, add_offset)",
             path=file,
             fix="write it as plain numbers",
         )
+    for key in ("_FillValue", "missing_value"):
+        if key in attributes and values.dtype.kind in "fiu":
+            missing = values == attributes[key]
+            values = np.where(missing, np.nan, values) if missing.any() else values
     return values
 
 
@@ -223,7 +230,8 @@ def _names(values: np.ndarray | None) -> list[str]:
     if values is None:
         return []
     texts = [of.decode() if isinstance(of, bytes) else str(of) for of in np.ravel(values).tolist()]
-    return [name.strip(" []'\"") for text in texts for name in text.split(",") if name.strip()]
+    texts = texts[0].split(",") if len(texts) == 1 else texts
+    return [name.strip(" []'\"") for name in texts if name.strip()]
 
 
 def _split_names(file: Path, values: np.ndarray) -> list[str]:

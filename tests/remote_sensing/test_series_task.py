@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_one_sensor_is_enough_to_evaluate_with() -> None:
     found = task.evaluate(system, alone, "test").metrics
     assert found["accuracy"] == found["accuracy/S2"] == whole["accuracy/S2"]
     assert "accuracy/S1" not in found
+
+
+def test_one_sensor_is_enough_to_embed_and_search_with() -> None:
+    data, task = series(80), OneSensor()
+    system = built(task, data, 1)
+    alone = replace(data, inputs={"S2": data.inputs["S2"]})
+    both, found = task.vectors(system, data), task.vectors(system, alone)
+    assert torch.equal(found["S2"], both["S2"])
+    assert len(task.embed(system, alone)) == 80
+    assert len(task.search(system, alone, "S2:p3", 5)) == 5
+    with pytest.raises(DataError, match=r"S2 of \[3, 4\]"):
+        task.embed(system, replace(data, inputs={"S2": data.inputs["S2"][:, :, :4]}))
 
 
 def test_the_objective_itself_can_choose() -> None:

@@ -79,6 +79,28 @@ def test_stored_statistics_come_first_and_those_of_a_run_before_them(tmp_path: P
         load_series(tmp_path, ["S2VI"], scaling=str(given))
 
 
+def test_a_run_refuses_other_classes_and_features(tmp_path: Path) -> None:
+    given = tmp_path / "scaling.npz"
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", {"target_names": ["a", "b", "c"]})
+    s1 = (np.zeros(2), np.ones(2))
+    for names in (["a", "b", "c"], [], ["0", "1", "2"]):
+        write_scaling({"S1": s1}, given, names)
+        assert load_series(tmp_path / "data", ["S1"], scaling=str(given)).n_outputs == 3
+    write_scaling({"S1": s1}, given, ["b", "a", "c"])
+    with pytest.raises(DataError, match=r"the target is of a, b, c\n.*b, a, c, in this order"):
+        load_series(tmp_path / "data", ["S1"], scaling=str(given))
+    write_scaling({"S1": (np.zeros(1), np.ones(1))}, given)
+    with pytest.raises(DataError, match=r"S1 has 2 features\n.*the 1 that"):
+        load_series(tmp_path / "data", ["S1"], scaling=str(given))
+
+
+def test_names_of_some_classes_are_none(tmp_path: Path) -> None:
+    data = load_series(write(tmp_path, {"target_names": ["crop"]}), ["S1"])
+    assert data.classes == {}
+    assert data.n_outputs == 3
+
+
 def test_names_joined_stand_side_by_side(tmp_path: Path) -> None:
     write(tmp_path, {"view_names": ["S1", "S2_S2VI"]})
     data = load_series(tmp_path)

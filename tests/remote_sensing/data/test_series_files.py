@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import netcdf_file
 
 from core.data.checks import DataError
 from remote_sensing.data.series_files import read_series, write_fields
@@ -50,6 +51,32 @@ def test_reads_what_xarray_writes(engine: str, tmp_path: Path) -> None:
     assert read.ids == wanted["identifier"].tolist()
     assert read.view_names == NAMES["view_names"]
     assert read.target_names == NAMES["target_names"]
+
+
+@pytest.mark.parametrize("kind", ["classic", "hdf5"])
+def test_fill_values_are_missing(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "series.nc"
+    stored = np.arange(N * 12, dtype=np.int16).reshape(N, 6, 2)
+    stored[2, 3, 1] = -999
+    if kind == "classic":
+        write_fields(file, {"S1": stored.astype(np.int32), "target": np.arange(N) % 3})
+        with netcdf_file(file, "a") as opened:
+            opened.variables["S1"]._FillValue = np.int32(-999)
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(file, "w") as opened:
+            opened["target"] = np.arange(N) % 3
+            opened["S1"] = stored
+            opened["S1"].attrs["_FillValue"] = np.array([-999], np.int16)
+    found = read_series(tmp_path).variables["S1"]
+    assert np.isnan(found[2, 3, 1])
+    np.testing.assert_array_equal(np.nan_to_num(found, nan=-999), stored)
+
+
+def test_a_name_in_a_list_of_names_may_hold_a_comma(tmp_path: Path) -> None:
+    names = ["wheat, winter", "wheat, spring", "fallow"]
+    write_fields(tmp_path / "series.npz", fields(), {"target_names": names})
+    assert read_series(tmp_path).target_names == names
 
 
 def test_netcdf4_without_h5py_says_what_to_do(
