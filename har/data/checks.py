@@ -11,6 +11,7 @@ import torch
 from core.data.checks import CheckReport, DataError
 from core.data.findings import Findings, few
 from core.data.samples import SPLITS
+from har.data.agreement import Agreement
 from har.data.cut import Cut
 from har.data.layout import SUBJECTS
 from har.data.readers import read_recordings
@@ -40,6 +41,7 @@ def check_windows(
     standardize: bool = False,
     unlabelled_subjects: Sequence[str | int] = (),
     device: str | torch.device | None = None,
+    like: str | Path | None = None,
 ) -> CheckReport:
     """Reads what `load_windows` reads, with the same arguments, and writes nothing.
 
@@ -54,6 +56,11 @@ def check_windows(
     data = None
     with findings.going_on():
         data = read_recordings(path, format, modalities, findings)
+    run = None
+    with findings.going_on():
+        run = None if like is None else Agreement.read(Path(like))
+        if run is not None and data is not None:
+            data = run.relabelled(run.arranged(data, path))
     if data is not None:
         facts |= _facts(data, modalities)
         folder = Path(path)
@@ -65,6 +72,8 @@ def check_windows(
         given = (train_subjects, valid_subjects, test_subjects)
         with findings.going_on():
             splits = split_recordings(data, split, *given, fold, n_test)
+            if run is not None:
+                run.refuse_trained(data, splits, path)
             _shared_subjects(folder, data, splits, findings)
             _activities(folder, data, splits, findings)
         with findings.going_on():

@@ -12,6 +12,7 @@ import yaml
 from core.data.checks import DataError
 from core.trainers.system import Batch, System
 from har.data.agreement import Agreement
+from har.data.checks import check_windows
 from har.data.recordings import IMU, SKELETON
 from har.data.windows import load_windows
 from har.task import ActivityRecognition
@@ -109,6 +110,8 @@ def test_what_is_missing_is_named(tmp_path: Path, kept: Path) -> None:
     folder = write_team(tmp_path / "turned", declared=said)
     with pytest.raises(DataError, match=r"turned: imu without the channels acc_x \[g\]"):
         load_windows(folder, **ARGUMENTS, like=kept)
+    (found,) = check_windows(folder, **ARGUMENTS, like=kept).problems
+    assert "imu without the channels acc_x [g]" in str(found)
     kept.write_text("[]")
     with pytest.raises(DataError, match=r"windows.json: cannot be read"):
         load_windows(tmp_path / "own", **ARGUMENTS, like=kept)
@@ -119,6 +122,9 @@ def test_nobody_is_tested_on_who_was_trained_on(tmp_path: Path, kept: Path) -> N
     with pytest.raises(DataError, match=r"own: sit_ann, walk_ann of the test split were trained"):
         load_windows(own, **ARGUMENTS, split="leave_out", like=kept)
     load_windows(own, **ARGUMENTS, split="leave_out", fold=1, like=kept)  # bob, as before
+    (found,) = check_windows(own, **ARGUMENTS, split="leave_out", like=kept).problems
+    assert "of the test split were trained on" in str(found)
+    assert check_windows(own, **ARGUMENTS, like=kept).problems == []
     # Nor under another name, in another order, or with one of the sensors.
     moved = mixed(own, tmp_path / "mixed")
     table = (moved / "subjects.csv").read_text().replace("ann", "eve")
