@@ -22,6 +22,7 @@ import numpy as np
 
 from audio_music.data.audio_files import SUFFIXES, Source, sound_files_below
 from audio_music.data.code_files import read_codes
+from audio_music.data.patterns import compiled
 from core.data.checks import DataError
 from core.data.tar_members import tar_members
 
@@ -273,7 +274,7 @@ def _about(text: str, suffix: str, place: str) -> dict[str, Any]:
 
 
 def _in_folder(root: Path, format: str, pattern: str | None) -> Iterator[Entry]:
-    rule = _FSDD if format == "fsdd" else re.compile(pattern) if pattern else None
+    rule = _FSDD if format == "fsdd" else compiled("data.pattern", pattern) if pattern else None
     for file in sound_files_below(root):
         name = str(file.relative_to(root))
         first, *rest = file.relative_to(root).parts

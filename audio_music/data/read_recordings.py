@@ -68,6 +68,11 @@ def load_recordings(
     """
     findings, place = findings or Findings(), str(path)
     downmix = _downmixes(channels)
+    if min(seconds, rate) <= 0 or workers < 0:
+        raise DataError(
+            f"data.seconds={seconds}, data.rate={rate}, data.workers={workers}",
+            expected="seconds and rate above 0, workers from 0 on",
+        )
     entries = find_entries(path, format, pattern, codes)
     usable: list[tuple[Entry, Clip]] = []
     short: list[str] = []

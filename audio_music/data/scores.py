@@ -1,6 +1,5 @@
 """Scores and performances on the device: pairs of snippets, and what pre-training sees."""
 
-import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from audio_music.data.lines import Lines
 from audio_music.data.log_filterbank import BANDS, FPS
+from audio_music.data.patterns import compiled
 from audio_music.data.score_files import Piece, read_piece, read_splits
 from audio_music.data.snippets import (
     AUDIO,
@@ -258,10 +258,11 @@ def _distinct(file: Path, names: dict[str, list[str]], findings: Findings) -> di
 
 
 def _with_performances(piece: Piece, pattern: str | None, path: Path, part: str) -> Piece:
-    kept = [p for p in piece.performances if pattern is None or re.search(pattern, p.name)]
+    key = "train_performances" if part == "train" else "test_performances"
+    rule = None if pattern is None else compiled(f"data.{key}", pattern)
+    kept = [p for p in piece.performances if rule is None or rule.search(p.name)]
     if not kept:
         names = few([one.name for one in piece.performances])
-        key = "train_performances" if part == "train" else "test_performances"
         raise DataError(
             f"no performance matches data.{key}={pattern}",
             path=path / f"{piece.name}.npz",

@@ -127,6 +127,8 @@ def test_folders_classes_and_patterns(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="not as the pattern says"):
         find_entries(tmp_path, pattern=r"\d+")
+    with pytest.raises(DataError, match=r"data\.pattern=\*\.wav is no regular expression"):
+        find_entries(tmp_path, pattern="*.wav")
 
 
 def test_an_artist_in_the_names_is_a_group(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +196,9 @@ def test_what_the_reader_refuses(folder: Path) -> None:
         _read(folder, file_rate=RATE)
     with pytest.raises(DataError, match=r"data\.channels=left"):
         _read(folder, channels="left")
+    for key, value in (("seconds", 0), ("rate", 0), ("workers", -1)):
+        with pytest.raises(DataError, match=f"data.{key}={value}"):
+            _read(folder, **{key: value})
     with pytest.raises(DataError, match="no recording can be used"):
         _read(folder, min_seconds=10)
     (folder / "all.jsonl").write_text('{"audio_path": "0.wav", "num_samples": 5}\n')
@@ -204,6 +206,9 @@ def test_what_the_reader_refuses(folder: Path) -> None:
         _read(folder)
 
 
-def test_on_another_device_nothing_changes(folder: Path) -> None:
-    data = _read(folder)
-    assert replace(data).to(torch.device("cpu")).digest() == data.digest()
+def test_samples_and_labels_move_to_a_device_and_rows_stay(folder: Path) -> None:
+    moved = _read(folder).to(torch.device("meta"))
+    label = moved.labels["label"]
+    for on in (moved, moved.resident, label.numbers, label.known):
+        assert on.device.type == "meta"
+    assert moved.splits["train"].device.type == "cpu"

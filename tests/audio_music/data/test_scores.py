@@ -132,6 +132,8 @@ def test_onsets_that_all_performances_have_count_once(tmp_path: Path):
 def test_performances_are_chosen_by_name(tmp_path: Path):
     onsets = [[50, 110], [60, 150]]
     folder = made(tmp_path, onsets, onsets, onsets, names=("x_900", "y_1000", "x_1100"))
+    with pytest.raises(DataError, match=r"data\.test_performances=\* is no regular expression"):
+        load_scores(folder, test_performances="*")
     data = load_scores(folder, train_performances="x_", test_performances="1000$")
     assert data.performances == ["x_900", "x_1100", "y_1000"]
     with pytest.raises(DataError, match=r"data\.train_performances=z"):
