@@ -16,7 +16,8 @@ from rasterio.errors import RasterioError
 from core.data.checks import CheckReport, DataError
 from core.data.samples import SPLITS
 from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS
-from remote_sensing.data.cut import Chip, check_options, cut_and_split, side_by_side
+from remote_sensing.data.chips import UNKNOWN
+from remote_sensing.data.cut import Chip, check_options, cut_and_split, cut_scenes, side_by_side
 from remote_sensing.data.layouts import find_scenes
 from remote_sensing.data.plausible import (
     dtype_problem,
@@ -37,12 +38,14 @@ from remote_sensing.data.rasters import (
     opened,
     overlap,
 )
-from remote_sensing.data.read_chips import LARGER
+from remote_sensing.data.read_chips import CLASSES, LARGER, class_codes
+from remote_sensing.data.statistics import Moments
 
 if TYPE_CHECKING:
     import hashlib
 
 _FEW_VALID = 0.5
+_PIXELS = 1 << 22  # of all bands that are held at a time
 
 
 @dataclass
@@ -53,6 +56,7 @@ class _Look:
     problems: list[DataError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     optical: list[float] = field(default_factory=list)
+    codes: set[int] = field(default_factory=set)
     digest: str = ""
     grid: Grid | None = None
 
@@ -92,6 +96,11 @@ def check_chips(
     path, problems, warnings = Path(path), [], []
     facts: dict[str, str | int | float] = {}
     units = {OPTICAL: optical_unit, RADAR: radar_unit}
+    codes: dict[int, str] = {}
+    try:
+        codes = class_codes(path)
+    except DataError as error:
+        problems.append(error)
     try:
         check_options(sensors, units, size, stride, windows, min_valid)
         wanted = {OPTICAL: optical_bands, RADAR: radar_bands}
@@ -101,12 +110,16 @@ def check_chips(
         if larger is not None:
             more = find_scenes(path / LARGER, format, own, {s: wanted[s] for s in own})
     except DataError as error:
-        return CheckReport(facts, [error], warnings)
+        return CheckReport(facts, [*problems, error], warnings)
     reading = Reading(units, dn_offset, align)
     with ThreadPoolExecutor(workers) as pool:
         looks = list(pool.map(lambda scene: _look(scene, reading), [*scenes, *more]))
     problems += [problem for look in looks for problem in look.problems]
     warnings += [warning for look in looks for warning in look.warnings]
+    nameless = sorted(set().union(*(look.codes for look in looks)) - codes.keys() - {0, UNKNOWN})
+    if codes and nameless:
+        said = ", ".join(map(str, nameless[:10]))
+        warnings.append(f"{path / CLASSES} does not name {said}: such pixels count as unknown")
     problems += _swapped(looks)
     problems += _same_values(looks)
     usable = [look.scene for look in looks[: len(scenes)] if not look.problems]
@@ -122,6 +135,9 @@ def check_chips(
             )
             facts["chips"] = f"{len(chips)} of {width} x {height} pixels"
             facts |= _splits_of(chips, splits, reading, height, width, min_valid, workers)
+            if larger is not None:
+                wide, *side = cut_scenes(more, larger, None)
+                facts["larger chips"] = f"{len(wide)} of {side[1]} x {side[0]} pixels"
             if statistics is not None and not Path(statistics).is_file():
                 raise DataError("no such file", path=statistics)
         except DataError as error:
@@ -149,12 +165,10 @@ def _look(scene: Scene, reading: Reading) -> _Look:
     if look.problems:
         return look
     try:
-        with SceneReader(scene, reading, grid) as reader:
-            pixels = reader.read([(0, 0)], grid.height, grid.width)
+        valid, means = _read_whole(look, reading, grid)
     except DataError as error:
         look.problems.append(error)
         return look
-    valid = float(pixels.valid.mean())
     if valid == 0:
         look.problems.append(
             DataError(
@@ -169,14 +183,33 @@ def _look(scene: Scene, reading: Reading) -> _Look:
     for sensor in scene.bands:
         _values(look, sensor, reading, stored)
     look.digest = stored.hexdigest()
-    if OPTICAL in pixels.values and valid > 0:
-        look.optical = np.nanmean(pixels.values[OPTICAL][0], (1, 2)).tolist()
-    if RADAR in pixels.values and valid > 0 and not look.problems:  # else the means mean nothing
+    if OPTICAL in means and valid > 0:
+        look.optical = means[OPTICAL]
+    if RADAR in means and valid > 0 and not look.problems:  # else the means mean nothing
         bands = scene.bands[RADAR]
-        means = np.nanmean(pixels.values[RADAR][0], (1, 2)).tolist()
-        swapped = swapped_radar(bands[0].file, [band.name for band in bands], means)
+        swapped = swapped_radar(bands[0].file, [band.name for band in bands], means[RADAR])
         look.problems += [swapped] if swapped else []
     return look
+
+
+def _read_whole(look: _Look, reading: Reading, grid: Grid) -> tuple[float, dict[str, list[float]]]:
+    """Share of the pixels with data, and the mean of each band of each sensor; some rows at a time.
+
+    A whole tile of Sentinel-2 in 12 bands would be 6 GB.
+    """
+    n_valid, moments = 0, {}
+    rows = max(1, _PIXELS // (grid.width * sum(len(of) for of in look.scene.bands.values())))
+    with SceneReader(look.scene, reading, grid) as reader:
+        for top in range(0, grid.height, rows):
+            pixels = reader.read([(top, 0)], min(rows, grid.height - top), grid.width)
+            n_valid += int(pixels.valid.sum())
+            for sensor, values in pixels.values.items():
+                found = Moments.of(values)
+                moments[sensor] = moments[sensor] + found if sensor in moments else found
+            if pixels.cover is not None:
+                look.codes.update(np.unique(pixels.cover).tolist())
+    means = {s: (of.total / np.maximum(of.count, 1)).tolist() for s, of in moments.items()}
+    return n_valid / (grid.height * grid.width), means
 
 
 def _same_ground(look: _Look, file: Path, own: Grid, grid: Grid, align: bool) -> None:

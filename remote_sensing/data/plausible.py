@@ -150,6 +150,8 @@ def swapped_optical(
     for number, own in enumerate(shapes):
         others = np.delete(shapes, number, 0)
         distance = np.sqrt(((others - own) ** 2).mean(1)).min()
+        if distance <= _FAR * np.log(2):
+            continue
         best, pair = distance, None
         for a, b in combinations(range(len(names)), 2):
             exchanged = own.copy()
@@ -157,7 +159,7 @@ def swapped_optical(
             after = np.sqrt(((others - exchanged) ** 2).mean(1)).min()
             if after < best:
                 best, pair = after, (names[a], names[b])
-        if pair is not None and distance > _FAR * np.log(2) and best < _NEARER * distance:
+        if pair is not None and best < _NEARER * distance:
             yield number, *pair
 
 

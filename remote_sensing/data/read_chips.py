@@ -111,7 +111,7 @@ def load_chips(
     )
     chips = [chip for chip, own in zip(chips, splits, strict=True) if own]
     splits = [own for own in splits if own]
-    codes = _class_codes(path)
+    codes = class_codes(path)
     is_train = [own == "train" for own in splits]
     look = (reading, height, width, min_valid, list(codes), workers)
     train = [chip for chip, own in zip(chips, is_train, strict=True) if own]
@@ -249,6 +249,7 @@ def _read(
         valid=valid,
         statistics={s: statistics[s] for s in inputs},
         places=Places(
+            [chip.scene.name for chip in own],
             [chip.grid.crs.to_string() for chip in own],
             torch.tensor([list(chip.transform)[:6] for chip in own], dtype=torch.float64),
         ),
@@ -269,8 +270,12 @@ def _ids(chips: Sequence[Chip]) -> list[str]:
     return [f"{chip.scene.name}_{chip.row}_{chip.column}" for chip in chips]
 
 
-def _class_codes(path: Path) -> dict[int, str]:
-    """Code -> name of land cover, ascending."""
+def class_codes(path: Path) -> dict[int, str]:
+    """Code -> name of land cover, ascending; none without maps.
+
+    Raises:
+        DataError: there are maps, and no file that names their codes.
+    """
     file = path / CLASSES
     if not (path / COVER).is_dir():
         return {}
@@ -311,6 +316,9 @@ def _key(
                 own = band.file.stat()
                 named = f"{sensor} {band.name} {band.index} {band.file.relative_to(path)}"
                 total.update(f"{named} {own.st_size} {own.st_mtime_ns}\n".encode())
+        if scene.cover is not None:
+            own = scene.cover.stat()
+            total.update(f"cover {scene.name} {own.st_size} {own.st_mtime_ns}\n".encode())
     for chip in chips:
         total.update(f"{chip.scene.name} {chip.row} {chip.column}\n".encode())
     return total.hexdigest()[:16]

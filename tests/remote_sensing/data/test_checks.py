@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 
 from core.data.checks import CheckReport
+from remote_sensing.data import checks
 from remote_sensing.data.checks import check_chips
 
 Broken = Callable[[str], Path]
@@ -58,6 +59,28 @@ def test_a_clean_archive_is_usable(archive: Path) -> None:
     assert sum(counts) + dropped == 12 * 9
     assert counts[0] > 0
     assert not (archive / "statistics.json").exists()
+
+
+def test_a_scene_is_read_some_rows_at_a_time(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _check(archive)
+    monkeypatch.setattr(checks, "_PIXELS", 14 * 60 * 7)
+    parts = _check(archive)
+    assert (parts.facts, parts.problems, parts.warnings) == (whole.facts, [], whole.warnings)
+
+
+def test_codes_of_maps_that_nobody_named(broken: Broken) -> None:
+    file = broken("land_cover/0000004.tif")
+    _rewrite(file, lambda x: np.where(x == x.max(), 77, x).astype(np.uint8))
+    report = _check(_root(file))
+    assert report.problems == []
+    assert any("does not name 77" in warning for warning in report.warnings)
+    names = broken("classes.json")
+    names.unlink()
+    (problem,) = _check(names.parent).problems
+    assert problem.path == names
+    assert "no such file" in str(problem)
 
 
 def test_a_sensor_in_another_reference_system(broken: Broken) -> None:
