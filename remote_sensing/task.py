@@ -46,8 +46,8 @@ class ChipProbing(SampleTask):
     that has such tokens (`System.tokens`). All are of the joint features (`joint` where the system
     fuses, else all sensors side by side); those of one sensor are called `map/radar` and so on.
     `map/larger` is of the larger chips, by the same probe. Probes are fitted to the training chips
-    that have a map, and choose their penalty on validation; on the validation split itself it is
-    fixed. `rankme` is of the joint features of the split.
+    that have a map, and choose their penalty on validation; on the validation split itself, and
+    where no validation chip has a map, it is fixed. `rankme` is of the joint features of the split.
 
     On the test split `nonlinear_map` is that of a perceptron with a hidden layer on frozen
     features, and `fine_tuned_map`, where it is asked for, of a linear head on the joint features
@@ -163,11 +163,13 @@ class ChipProbing(SampleTask):
         """MAP of each sensor and of all; returns the average precision of every class."""
         assert data.targets is not None
         present = {name: data.targets[rows] > self.presence for name, rows in known.items()}
-        penalties = PENALTIES if split == "test" else (_VALIDATION_RIDGE,)
+        has_judges = split == "test" and len(known["valid"]) > 0
+        penalties = PENALTIES if has_judges else (_VALIDATION_RIDGE,)
         wider: dict[str, Tensor] = {}
         if split == "test" and data.larger is not None and data.larger.targets is not None:
-            wider = with_joint(embed_chips(system, data.larger))
-            wider_present = data.larger.targets > self.presence
+            labelled = _labelled(data.larger, "test")
+            wider = with_joint(embed_chips(system, data.larger, labelled))
+            wider_present = data.larger.targets[labelled] > self.presence
         names, table = data.classes["label"], []
         for sensor in features["train"]:
             of = {name: own[sensor] for name, own in features.items()}
@@ -229,7 +231,8 @@ class ChipProbing(SampleTask):
         labels = {name: data.labels["label"][rows] for name, rows in known.items()}
         if len(labels["train"].unique()) < 2:
             return
-        penalties = LABEL_PENALTIES if split == "test" else (_VALIDATION_PENALTY,)
+        has_judges = split == "test" and len(known["valid"]) > 0
+        penalties = LABEL_PENALTIES if has_judges else (_VALIDATION_PENALTY,)
         for sensor in features["train"]:
             ending = "" if sensor == JOINT else f"/{sensor}"
             of = {name: own[sensor] for name, own in features.items()}
@@ -268,8 +271,8 @@ class ChipProbing(SampleTask):
     def embed(self, system: System, data: Chips) -> pl.DataFrame:
         """One row a chip and kind: `kind`, `id`, `embedding`, and where the chip lies.
 
-        `geometry` is its outline as WKB, in longitude and latitude; `crs` and `affine` are those
-        of its pixels.
+        `geometry` is its outline as WKB, in longitude and latitude; `scene` is what it was cut
+        from; `crs` and `affine` are those of its pixels.
         """
         from remote_sensing.data.geometry import outlines
 
@@ -277,6 +280,7 @@ class ChipProbing(SampleTask):
         vectors = embed_chips(system, data)
         where = {
             "geometry": outlines(data),
+            "scene": data.places.scenes,
             "crs": data.places.crs,
             "affine": data.places.affine.cpu().tolist(),
         }
@@ -284,6 +288,18 @@ class ChipProbing(SampleTask):
             rows = {"kind": [kind] * len(data.ids), "id": data.ids}
             frames.append(pl.DataFrame(rows | {"embedding": values.cpu().tolist()} | where))
         return pl.concat(frames).cast({"embedding": pl.List(pl.Float32)})
+
+    def embed_into(self, system: System, data: Chips, folder: Path) -> list[dict[str, Any]]:
+        """Writes `KIND/SCENE.tif`, in which a pixel is a chip and a band a dimension.
+
+        Raises:
+            DataError: chips overlap, or do not lie side by side.
+        """
+        from remote_sensing.data.embedding_rasters import write_embedding_rasters
+
+        height, width = next(iter(data.shapes.values()))[1:]
+        files = write_embedding_rasters(self.embed(system, data), folder, height, width)
+        return [{"file": str(file.relative_to(folder))} for file in files]
 
     def parquet_metadata(self, table: pl.DataFrame) -> dict[str, str]:
         """What makes a Parquet file of `embed` GeoParquet."""

@@ -26,10 +26,12 @@ class Places:
     """Where chips lie on the ground.
 
     Attributes:
+        scenes: (n) names of the scenes that they were cut from.
         crs: (n) coordinate reference systems, such as `EPSG:32633`.
         affine: (n, 6) a, b, c, d, e, f of x = a column + b row + c, y = d column + e row + f.
     """
 
+    scenes: list[str] = field(default_factory=list)
     crs: list[str] = field(default_factory=list)
     affine: Float64[Tensor, "n 6"] = field(default_factory=lambda: torch.zeros(0, 6).double())
 
@@ -37,7 +39,8 @@ class Places:
         """Those of some chips."""
         kept = rows.tolist()
         affine = self.affine.index_select(0, rows.to(self.affine.device))
-        return replace(self, crs=[self.crs[row] for row in kept], affine=affine)
+        scenes, crs = ([names[row] for row in kept] for names in (self.scenes, self.crs))
+        return replace(self, scenes=scenes, crs=crs, affine=affine)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def write_embedding_rasters(
     """
     groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in table.iter_rows(named=True):
-        groups[row["kind"], row["id"].rsplit("_", 2)[0]].append(row)
+        groups[row["kind"], row["scene"]].append(row)
     files = []
     for (kind, scene), rows in groups.items():
         first = Affine(*rows[0]["affine"]) @ Affine.scale(width, height)

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from remote_sensing.data.bands import OPTICAL, RADAR
+from remote_sensing.data.bands import RADAR
 from remote_sensing.data.chips import Chips
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TRUE_COLOUR = ("B04", "B03", "B02")
-_TITLE = {OPTICAL: "optical, B4 B3 B2", RADAR: "radar, VV VH VV/VH"}
 _SIDE, _TEXT = 1.9, 0.55  # inches
 _SAME, _OTHER = "#1B7837", "#B2182B"
 
@@ -23,7 +22,8 @@ _SAME, _OTHER = "#1B7837", "#B2182B"
 def picture(data: Chips, sensor: str, row: int) -> Float[np.ndarray, "height width 3"]:
     """A chip as a person sees it, 0 to 1: stretched from mean - 2 to mean + 2 deviations.
 
-    Optical is red, green and blue where these bands are there; radar is VV, VH and their ratio.
+    Optical is red, green and blue where these bands are there, else the third, second and first
+    band; radar is its first two, such as VV and VH, and their ratio.
     """
     seen = data.batch(torch.tensor([row], device=data.inputs[sensor].device))
     shown = rendered(seen[sensor][0].cpu().numpy(), data.bands[sensor], sensor)
@@ -36,13 +36,25 @@ def rendered(
     values: Float[np.ndarray, "bands height width"], names: Sequence[str], sensor: str
 ) -> Float[np.ndarray, "height width 3"]:
     """Bands as red, green and blue; see `picture`."""
+    shown = [values[names.index(band)] for band in _shown(names, sensor)]
     if sensor == RADAR:
-        first, second = values[0], values[1] if len(values) > 1 else values[0]
-        ratio = np.clip(0.5 + (first - second) / 2, 0, 1)
-        return np.stack([first, second, ratio], -1)
+        shown.append(np.clip(0.5 + (shown[0] - shown[1]) / 2, 0, 1))
+    return np.stack(shown, -1)
+
+
+def title_of(names: Sequence[str], sensor: str) -> str:
+    """The sensor, and which bands are red, green and blue."""
+    shown = _shown(names, sensor)
+    return f"{sensor}, {' '.join(shown)}" + (f" {'/'.join(shown)}" if sensor == RADAR else "")
+
+
+def _shown(names: Sequence[str], sensor: str) -> list[str]:
+    """The bands that a picture is made of; radar has their ratio beside them."""
+    if sensor == RADAR:
+        return [names[0], names[min(1, len(names) - 1)]]
     if all(band in names for band in _TRUE_COLOUR):
-        return np.stack([values[names.index(band)] for band in _TRUE_COLOUR], -1)
-    return np.stack([values[min(n, len(values) - 1)] for n in (2, 1, 0)], -1)
+        return list(_TRUE_COLOUR)
+    return [names[min(n, len(names) - 1)] for n in (2, 1, 0)]
 
 
 def draw_gallery(
@@ -88,7 +100,7 @@ def draw_gallery(
                 spine.set_linewidth(2.5 if given or searched else 0.5)
                 spine.set_color("black" if given or searched else "#BBBBBB")
             if column == 0:
-                axes.set_ylabel(_TITLE[sensor], fontsize=8)
+                axes.set_ylabel(title_of(data.bands[sensor], sensor), fontsize=8)
         middle = (0.3 + _SIDE * (column + 0.5)) / size[0]
         top = 1 - 0.3 / size[1]
         title = "query" if column == 0 else f"{column}.  cosine {cosine:.2f}"

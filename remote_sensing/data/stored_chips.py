@@ -24,18 +24,20 @@ class _OpenScenes(threading.local):
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.readers: OrderedDict[tuple[int, str], SceneReader] = OrderedDict()
+        # Scenes stay with their readers, so that no other scene gets the number of one.
+        self.readers: OrderedDict[tuple[int, str], tuple[Scene, SceneReader]] = OrderedDict()
 
     def reader(self, chip: Chip, part: str, scene: Scene, reading: Reading) -> SceneReader:
         if self.process != os.getpid():  # handles of the process that this one was forked from
             self.process, self.readers = os.getpid(), OrderedDict()
         key = (id(chip.scene), part)
         if key not in self.readers:
-            self.readers[key] = SceneReader(scene, reading, chip.grid).__enter__()
+            opened = SceneReader(scene, reading, chip.grid).__enter__()
+            self.readers[key] = chip.scene, opened
             if len(self.readers) > _OPEN_SCENES:
-                self.readers.popitem(last=False)[1].__exit__()
+                self.readers.popitem(last=False)[1][1].__exit__()
         self.readers.move_to_end(key)
-        return self.readers[key]
+        return self.readers[key][1]
 
 
 _OPEN = _OpenScenes()

@@ -1,11 +1,13 @@
 """Evaluation, augmentation and search of chips, with systems whose features are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from matplotlib.image import imread
 from sklearn.metrics import average_precision_score
@@ -15,6 +17,8 @@ from core.augment.aligned_images import AlignedViews
 from core.data.checks import DataError
 from core.trainers.system import Batch, System
 from remote_sensing.data.chips import Chips, Places
+from remote_sensing.data.gallery import title_of
+from remote_sensing.probes import RidgeProbe
 from remote_sensing.systems.croma import CROMA
 from remote_sensing.task import ChipProbing
 
@@ -73,6 +77,7 @@ def _chips(n: int = 90, larger: bool = True, labelled: float = 1.0, side: int = 
             "radar": {"VV": (-25.0, 0.0), "VH": (-30.0, -5.0)},
         },
         places=Places(
+            [f"place_{i // 6}" for i in range(n)],
             ["EPSG:32633"] * n,
             torch.tensor([[10.0, 0, 5e5 + 80 * i, 0, -10, 5e6] for i in range(n)]).double(),
         ),
@@ -110,8 +115,6 @@ def test_map_is_of_classes_above_the_presence() -> None:
             s: Means().embed({"o": data.inputs["optical"][data.splits[s]] / 255})["o"]
             for s in ("train", "valid")
         }
-        from remote_sensing.probes import RidgeProbe
-
         train = data.targets[data.splits["train"]] > presence
         probe = RidgeProbe.fit(x["train"], train, x["train"], train, (0.1,))
         truth = (data.targets[rows] > presence).numpy()
@@ -127,6 +130,44 @@ def test_only_chips_with_a_map_teach_and_judge() -> None:
     assert 5 < known.sum() < 25
     kept = data.splits["test"][known].tolist()
     assert found.unit_ids.tolist() == [data.ids[row] for row in kept]
+
+
+def test_larger_chips_without_a_map_do_not_judge() -> None:
+    data = _chips()
+    larger = data.larger
+    assert larger is not None
+    assert larger.targets is not None
+    assert larger.valid is not None
+    rows = torch.arange(0, 20, 2)
+    unknown = larger.targets.clone()
+    unknown[1::2] = torch.nan
+    some = replace(
+        larger,
+        inputs={name: of[rows] for name, of in larger.inputs.items()},
+        targets=larger.targets[rows],
+        valid=larger.valid[rows],
+        splits=larger.splits | {"test": torch.arange(10)},
+    )
+    found, expected = (
+        ChipProbing().evaluate(Means(), replace(data, larger=of), "test").metrics
+        for of in (replace(larger, targets=unknown), some)
+    )
+    assert found["map/larger/radar"] == expected["map/larger/radar"]
+    assert found["map/larger"] > 0.9
+
+
+def test_without_validation_chips_the_penalty_is_fixed() -> None:
+    data = _chips(larger=False)
+    assert data.targets is not None
+    data.targets[data.splits["valid"]] = torch.nan
+    found = ChipProbing(nonlinear=False).evaluate(Means(), data, "test").metrics
+    train, test = (data.splits[split] for split in ("train", "test"))
+    of = data.inputs["radar"].float().mean((2, 3)) / 255
+    present = data.targets > 0.1
+    probe = RidgeProbe.fit(of[train], present[train], of[train], present[train], (0.1,))
+    expected = average_precision_score(present[test].numpy(), probe.scores(of[test]).numpy())
+    assert found["map/radar"] == pytest.approx(expected, abs=1e-6)
+    assert "linear_accuracy/radar" in found
 
 
 def test_a_probe_of_tokens_tells_pixels() -> None:
@@ -188,7 +229,7 @@ def test_a_radar_query_is_answered_by_optical_chips(tmp_path: Path) -> None:
 def test_embeddings_know_where_they_lie() -> None:
     data = _chips(12)
     table = ChipProbing().embed(Means(), data)
-    assert table.columns == ["kind", "id", "embedding", "geometry", "crs", "affine"]
+    assert table.columns == ["kind", "id", "embedding", "geometry", "scene", "crs", "affine"]
     assert len(table) == 24
     expected = data.inputs["radar"][3].float().mean((1, 2)) / 255
     row = table.filter(kind="radar", id="chip3").row(0, named=True)
@@ -198,6 +239,24 @@ def test_embeddings_know_where_they_lie() -> None:
     west, south, east, north = metadata["columns"]["geometry"]["bbox"]
     assert 14.9 < west < 15 <= east < 15.1
     assert 45.1 < south < north < 45.2
+
+
+def test_embeddings_are_written_as_a_raster_a_scene(tmp_path: Path) -> None:
+    data, task = _chips(12), ChipProbing()
+    lines = task.embed_into(Means(), data, tmp_path)
+    files = [f"{sensor}/place_{i}.tif" for sensor in ("optical", "radar") for i in (0, 1)]
+    assert [line["file"] for line in lines] == files
+    with rasterio.open(tmp_path / "radar" / "place_1.tif") as found:
+        assert found.shape == (1, 6)
+        assert found.transform[:6] == (80, 0, 5e5 + 6 * 80, 0, -80, 5e6)
+        expected = data.inputs["radar"][6:].float().mean((2, 3)).T / 255
+        np.testing.assert_allclose(found.read()[:, 0], expected, rtol=1e-5)
+
+
+def test_a_gallery_says_which_bands_it_shows() -> None:
+    assert title_of(["B02", "B03", "B04", "B08"], "optical") == "optical, B04 B03 B02"
+    assert title_of(["B08", "B11", "B12"], "optical") == "optical, B12 B11 B08"
+    assert title_of(["VH", "VV"], "radar") == "radar, VH VV VH/VV"
 
 
 def test_statistics_travel_with_the_run(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def _table(scenes: Path, **options) -> pl.DataFrame:
             "kind": ["radar"] * len(data.ids),
             "id": data.ids,
             "embedding": of.tolist(),
+            "scene": data.places.scenes,
             "crs": data.places.crs,
             "affine": places,
         }

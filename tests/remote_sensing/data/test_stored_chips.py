@@ -1,5 +1,8 @@
 """Chips that stay in their files are those in memory, batch by batch."""
 
+import gc
+import shutil
+import weakref
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -149,6 +152,29 @@ def test_an_archive_is_looked_through_once(scenes: Path, monkeypatch: pytest.Mon
     assert _load(scenes, 0.0, size=24).digest() == first.digest()
     with pytest.raises(AssertionError):
         _load(scenes, 0.0, size=24, stride=23)
+
+
+def test_a_changed_map_is_looked_at_again(scenes: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(scenes, copy)
+    before = _load(copy, 0.0, size=24)
+    with rasterio.open(copy / "land_cover" / "test.tif", "r+") as target:
+        target.write(np.full_like(target.read(), 5))
+    held, stored = _load(copy, 4.0, size=24), _load(copy, 0.0, size=24)
+    _assert_same(held, stored)
+    assert (stored.labels["label"][stored.splits["test"]] == 4).all()
+    assert stored.digest() != before.digest()
+
+
+def test_an_open_file_is_never_taken_for_that_of_a_later_scene(scenes: Path) -> None:
+    data = _load(scenes, 0.0, size=24)
+    decode = data.inputs["optical"].decode
+    decode(0)
+    scene = weakref.ref(decode.chips[0].scene)
+    del data, decode
+    gc.collect()
+    # Else its number may become that of a scene of other data, which would get its pixels.
+    assert scene() is not None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
