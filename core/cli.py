@@ -253,6 +253,8 @@ def _errors_in_words(domain: str) -> Iterator[None]:
         _fail(str(error))
     except InstantiationException as error:
         cause = error.__cause__
+        while isinstance(cause, InstantiationException):  # a part inside a part
+            cause = cause.__cause__
         if isinstance(cause, DataError):
             _fail(str(cause))
         if not isinstance(cause, TypeError | ValueError):

@@ -30,7 +30,7 @@ from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.evaluation.statistics import bootstrap_mean
 from core.report import print_table
-from core.trainers import Data, Fit, Task, fit
+from core.trainers import Data, Fit, System, Task, fit
 
 _NOT_OF_THE_RUN = (
     "verb",
@@ -225,7 +225,7 @@ def search(config: DictConfig) -> None:
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     index = None
     if config.index is not None:
-        index = NeighbourIndex.read(Path(config.index), weights_digest(system))
+        index = NeighbourIndex.read(Path(config.index), _source(system, data))
     query = str(config.query)
     rows = task.search(system, data, query, config.k, index)
     print_table(rows, query)
@@ -246,8 +246,14 @@ def predict(config: DictConfig) -> None:
     table = task.predict(system, data, **asked)
     print_table(table.to_dicts(), Path(config.predict.file).name)
     if config.out is not None:
+        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
         table.write_parquet(config.out)
         print(f"wrote {config.out}")
+
+
+def _source(system: System, data: Data) -> str:
+    """What the vectors of an index follow from: the weights, and the data they are of."""
+    return f"{weights_digest(system)}-{data.digest()}"
 
 
 def index(config: DictConfig) -> None:
@@ -262,7 +268,7 @@ def index(config: DictConfig) -> None:
         for name, (vectors, queries) in task.index_spaces(system, data).items()
     }
     vectors = {name: pair[0] for name, pair in spaces.items()}
-    built = NeighbourIndex(vectors, weights_digest(system), config.index_kind)
+    built = NeighbourIndex(vectors, _source(system, data), config.index_kind)
     built.write(Path(config.out))
     rows = []
     for name, (found, queries) in spaces.items():

@@ -23,7 +23,7 @@ class NeighbourIndex:
 
     Args:
         spaces: name -> (n, dim) float32 vectors.
-        source: digest of the weights that the vectors come from.
+        source: digest of what the vectors come from, weights and data.
         kind: `exact`; `hnsw`, a graph of 32 neighbours, fast to ask; `ivf`, lists of about
             4 sqrt(n) centres of which a sixteenth, at least 8, are read; fast to build.
     """
@@ -64,10 +64,10 @@ class NeighbourIndex:
 
         Args:
             folder: of the index.
-            source: digest of the weights whose embeddings will be asked for.
+            source: digest of the weights and data whose embeddings will be asked for.
 
         Raises:
-            DataError: the folder holds no complete index, a damaged one, or one of other weights.
+            DataError: the folder holds no complete index, a damaged one, or one of another source.
         """
         import faiss
 
@@ -90,9 +90,9 @@ class NeighbourIndex:
             ) from error
         if index.source != source:
             raise DataError(
-                "an index of other embeddings than this checkpoint's",
+                "an index of other weights, or of other data, than these",
                 path=folder,
-                fix="build it again with the verb index and this checkpoint",
+                fix="build it again with the verb index, this checkpoint and these data",
             )
         return index
 

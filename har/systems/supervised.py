@@ -2,8 +2,8 @@
 
 The encoders of CMC with the classifier that Brinzea, Khaertdinov and Asteriadis put on frozen ones
 (IJCNN 2022, arXiv 2205.10071), all trained together, see `core.evaluation.readout.Readout`. It
-learns from one augmented view of each window, by the same augmentation as the contrastive methods;
-`task.augment=null` takes the windows as they are. Whether the authors augment here we do not know.
+learns from the windows as they are: whether the authors augment here we do not know, and the views
+of the contrastive methods, made to be hard to match, cost accuracy. `task.augment` may name others.
 """
 
 from collections.abc import Sequence

@@ -90,9 +90,9 @@ class TestFromTrainingToPrediction:
     def test_predict_slides_over_a_recording(self, home, run, ask):
         file = "clips/Inertial/a22_s2_t1_inertial.mat"
         asked = f"predict checkpoint={run} predict.file={file} predict.seconds=1.5"
-        answer = ask(f"{asked} out=said.parquet")
+        answer = ask(f"{asked} out=new/said.parquet")
         assert answer.code == 0, answer.err
-        table = pl.read_parquet(home / "said.parquet")
+        table = pl.read_parquet(home / "new/said.parquet")
         assert table.columns == ["start", "end", "activity", "probability"]
         assert len(table) >= 2
         np.testing.assert_allclose(table["end"] - table["start"], 1.5)
@@ -123,6 +123,10 @@ class TestFromTrainingToPrediction:
             ("train data.path=clips system=simclr data.modalities=[skeleton,imu]", ["system=cmc"]),
             ("train data.path=clips system=cmc data.modalities=[imu]", ["two modalities"]),
             ("train data.path=clips system=cmc_cmkm data.modalities=[imu]", ["two modalities"]),
+            (
+                "train data.path=clips system=simclr data.modalities=[skeleton] data.length=30",
+                ["at least 48 frames"],
+            ),
             ("train data.path=clips task.monitor=loss", ["task.monitor=loss", "macro_f1"]),
             ("train data.path=clips task.classifier=tree", ["tree", "fine_tuned"]),
             ("train data.path=clips encoder=smal", ["smal"]),

@@ -1,6 +1,7 @@
 """Whatever is wrong with a command line or with the data, the command answers in words."""
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -94,7 +95,16 @@ class TestSlips:
         assert ask("index checkpoint=other-weights out=of-others index_kind=exact").code == 0
         query = "query=user:1 k=3 index=of-others"
         assert ask(f"search checkpoint=other-weights {query}").code == 0
-        refused(ask(f"search checkpoint={run} {query}"), "of-others", "other embeddings")
+        refused(ask(f"search checkpoint={run} {query}"), "of-others", "other weights")
+
+    def test_an_index_of_other_data_is_refused(self, home, run, ask):
+        assert ask(f"index checkpoint={run} out=of-shop index_kind=exact").code == 0
+        copytree(home / "shop", home / "less")
+        header, _, *rest = (home / "less/shop.inter").read_text().splitlines(keepends=True)
+        (home / "less/shop.inter").write_text("".join([header, *rest]))
+        query = f"search checkpoint={run} query=user:1 k=3 index=of-shop"
+        assert ask(query).code == 0
+        refused(ask(f"{query} data.path=less"), "of-shop", "other data")
 
     def test_a_checkpoint_that_would_run_code_does_not(self, home, ask):
         class Trap:

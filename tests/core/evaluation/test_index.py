@@ -48,7 +48,7 @@ def test_what_is_read_finds_what_was_written(vectors, tmp_path):
 
 def test_an_index_of_other_weights_is_refused(vectors, tmp_path):
     NeighbourIndex({"items": vectors}, source="w").write(tmp_path)
-    with pytest.raises(DataError, match="other embeddings"):
+    with pytest.raises(DataError, match="other weights"):
         NeighbourIndex.read(tmp_path, source="v")
 
 
