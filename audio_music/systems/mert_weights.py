@@ -97,6 +97,10 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 def _fill(encoder: WaveEncoder, weights: dict[str, Tensor], path: str | Path) -> None:
     own = encoder.state_dict()
+    for name in weights:
+        # Of HuBERT's larger models, whose convolutions have biases and a norm each.
+        if name.startswith("feature_extractor.") and name.endswith("conv.bias"):
+            raise _foreign(path, f"{name} is more than they have")
     try:
         found = {name: _of(name, weights) for name in own}
         encoder.load_state_dict(found)

@@ -164,7 +164,7 @@ def test_layers_are_means_over_the_time_of_each_wave() -> None:
     torch.testing.assert_close(embedded, system.layers({"wave": wave}).mean(1))
 
 
-def _published(dim: int, depth: int, hidden: int) -> nn.Module:
+def _published(dim: int, depth: int, hidden: int, **changes: object) -> nn.Module:
     """A model whose state dict has the layout of the published files."""
     from transformers import HubertConfig, HubertModel
 
@@ -178,6 +178,7 @@ def _published(dim: int, depth: int, hidden: int) -> nn.Module:
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
         attn_implementation="eager",
+        **changes,
     )
     model = HubertModel(config).eval()
     with torch.no_grad():
@@ -212,6 +213,10 @@ def test_weights_of_another_size_and_no_weights(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     with pytest.raises(DataError, match="cannot be read as weights"):
         load_published(_system().encoder, tmp_path / "pytorch_model.bin")
+    large = _published(128, 1, 96, conv_bias=True, feat_extract_norm="layer")
+    torch.save(large.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"conv_layers\.0\.conv\.bias is more than they have"):
+        read_published(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no weights"):
