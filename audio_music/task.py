@@ -92,7 +92,7 @@ class AudioProbing:
         """Random crops of the training recordings, with what the system draws for them.
 
         Raises:
-            DataError: the data lack the label of the monitor.
+            DataError: the data lack labels to be probed, or validation that of the monitor.
         """
         self._check_monitor(data)
         draw: Callable[..., Batch] | None = getattr(system, "draw", None)
@@ -101,15 +101,18 @@ class AudioProbing:
 
     def _check_monitor(self, data: Recordings) -> None:
         """Refuses, before anything is trained, what validation could not measure."""
+        labels = {name: data.labels[name] for name in self._names(data)}
+        valid = data.splits["valid"]
         possible = [
             f"{metric}/{name}"
-            for name, label in data.labels.items()
+            for name, label in labels.items()
             for metric in _METRICS[label.kind]
+            if not len(valid) or bool(label.known.cpu()[valid].any())
             if metric != "key_score" or weighted_scores(label.names) is not None
         ]
         if self.monitor not in (_RANKME, *possible):
             raise DataError(
-                f"task.monitor={self.monitor}: these data have no such label",
+                f"task.monitor={self.monitor}: validation has no such label",
                 expected=f"one of {', '.join([_RANKME, *possible])}",
             )
 
@@ -163,6 +166,12 @@ class AudioProbing:
         return Evaluation(metrics, "group", np.unique(groups), per_unit, table)
 
     def _probed(self, data: Recordings, split: str) -> list[str]:
+        names = self._names(data)
+        if split == "valid":
+            return [name for name in names if name == self.monitor.partition("/")[2]]
+        return names
+
+    def _names(self, data: Recordings) -> list[str]:
         names = list(data.labels) if self.labels is None else list(self.labels)
         missing = [name for name in names if name not in data.labels]
         if missing:
@@ -170,8 +179,6 @@ class AudioProbing:
                 f"task.labels names {', '.join(missing)}",
                 expected=f"some of {', '.join(data.labels) or 'none: the data have no labels'}",
             )
-        if split == "valid":
-            return [name for name in names if name == self.monitor.partition("/")[2]]
         return names
 
     def draw(self, system: System, data: Recordings, split: str, folder: Path) -> list[Path]:

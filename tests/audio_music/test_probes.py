@@ -250,11 +250,16 @@ def test_a_monitor_that_is_no_number_on_validation_is_refused(tmp_path: Path) ->
 
 
 def test_a_monitor_of_a_label_that_is_not_there_is_refused_before_training() -> None:
-    labels = {"genre": make_label("genre", ["rock", "jazz"], "")}
-    data = SimpleNamespace(labels=labels)
-    for monitor in ("accuracy/gender", "map/genre", "key_score/genre"):
+    labels = {
+        "genre": make_label("genre", ["rock", "jazz"], ""),
+        "tempo": make_label("tempo", [99.5, None], ""),
+    }
+    data = SimpleNamespace(labels=labels, splits={"valid": torch.tensor([1])})
+    for monitor in ("accuracy/gender", "map/genre", "key_score/genre", "r2/tempo"):
         with pytest.raises(DataError, match=r"no such label(?s:.*)rankme, accuracy/genre"):
             AudioProbing(monitor).train_loader(SimpleNamespace(), data, 4, 0)
+    with pytest.raises(DataError, match="no such label"):
+        AudioProbing("accuracy/genre", ["tempo"]).train_loader(SimpleNamespace(), data, 4, 0)
 
 
 def test_recordings_at_another_rate_than_the_system_was_trained_at() -> None:
