@@ -30,7 +30,7 @@ from core.evaluation.evaluation import Evaluation
 from core.evaluation.index import NeighbourIndex
 from core.evaluation.statistics import bootstrap_mean
 from core.report import print_table
-from core.trainers import Data, Fit, System, Task, fit
+from core.trainers import Data, Fit, Task, fit
 
 _NOT_OF_THE_RUN = (
     "verb",
@@ -225,7 +225,8 @@ def search(config: DictConfig) -> None:
     system, task = load_system(checkpoint)[0].to(device_of(config)), build(config.task)
     index = None
     if config.index is not None:
-        index = NeighbourIndex.read(Path(config.index), _source(system, data))
+        source = f"{weights_digest(system)}-{data.digest()}"
+        index = NeighbourIndex.read(Path(config.index), source)
     query = str(config.query)
     rows = task.search(system, data, query, config.k, index)
     print_table(rows, query)
@@ -251,11 +252,6 @@ def predict(config: DictConfig) -> None:
         print(f"wrote {config.out}")
 
 
-def _source(system: System, data: Data) -> str:
-    """What the vectors of an index follow from: the weights, and the data they are of."""
-    return f"{weights_digest(system)}-{data.digest()}"
-
-
 def index(config: DictConfig) -> None:
     """Builds approximate neighbours of a checkpoint's embeddings and prints what they miss."""
     if config.out is None:
@@ -268,7 +264,8 @@ def index(config: DictConfig) -> None:
         for name, (vectors, queries) in task.index_spaces(system, data).items()
     }
     vectors = {name: pair[0] for name, pair in spaces.items()}
-    built = NeighbourIndex(vectors, _source(system, data), config.index_kind)
+    source = f"{weights_digest(system)}-{data.digest()}"
+    built = NeighbourIndex(vectors, source, config.index_kind)
     built.write(Path(config.out))
     rows = []
     for name, (found, queries) in spaces.items():

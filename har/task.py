@@ -26,7 +26,7 @@ from core.trainers.system import Batch, System
 from har.data.cut import sliding_windows
 from har.data.readers import read_recording
 from har.data.recordings import IMU, SKELETON
-from har.data.windows import Windows, along_time, scaled, unscaled
+from har.data.windows import Windows, along_time, repeated, scaled, unscaled
 from har.labels import judges, label_budgets, labelled, teachers
 from har.retrieval import cross_modal_retrieval, of_units, search_spaces
 
@@ -112,15 +112,15 @@ class ActivityRecognition(SampleTask):
         make = super()._prepare(system, data)
 
         def prepare(batch: Batch, draws: Draws) -> Batch:
-            batch = make(batch, draws)
             if "mask" not in batch:
-                return batch
-            # Padding is zero, also after jitter.
-            views = {k: v for k, v in batch.items() if k.partition("/")[0] == "views"}
+                return make(batch, draws)
             first = next(iter(data.inputs))
-            for name, view in views.items():
-                views[name] = view * along_time(batch["mask"], name.partition("/")[2] or first)
-            return batch | views
+            whole = {name: repeated(batch[name], batch["mask"]) for name in data.inputs}
+            made = make(batch | whole, draws)
+            for name in [k for k in made if k.partition("/")[0] == "views"]:
+                # Padding is zero, also after jitter.
+                made[name] = made[name] * along_time(batch["mask"], name.partition("/")[2] or first)
+            return made | {name: batch[name] for name in data.inputs}
 
         return prepare
 

@@ -277,6 +277,18 @@ def along_time(mask: Bool[Tensor, "n time"], name: str) -> Bool[Tensor, "n ..."]
     return mask[:, None, :, None] if name == SKELETON else mask[:, None]
 
 
+def repeated(
+    x: Float[Tensor, "n features time ..."], mask: Bool[Tensor, "n time"]
+) -> Float[Tensor, "n features time ..."]:
+    """Windows that hold, in the place of their padding, what they hold over again.
+
+    Views are made of these, as what reorders or stretches time would move padding in and what was
+    measured out of the window.
+    """
+    steps = torch.arange(x.shape[2], device=x.device) % mask.sum(1, keepdim=True)
+    return x.gather(2, steps.view(len(x), 1, -1, *[1] * (x.ndim - 3)).expand_as(x))
+
+
 def _warn_of_shared_subjects(path: str | Path, data: Recordings, splits: Sequence[str]) -> None:
     several = subjects_in_several(data, splits)
     if several:

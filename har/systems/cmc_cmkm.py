@@ -21,7 +21,7 @@ from core.data.resident import ResidentLoader
 from core.losses import cmkm
 from core.trainers.system import Batch
 from har.data.recordings import IMU, SKELETON
-from har.data.windows import Windows, along_time
+from har.data.windows import Windows, along_time, repeated
 from har.systems.cmc import CMC
 from har.systems.simclr import SimCLR
 
@@ -89,9 +89,11 @@ class CMCCMKM(CMC):
         augment = build_part(self.guide_views[name])
 
         def two_views(batch: Batch, draws: Draws) -> Batch:
-            views = torch.stack([augment(batch[name], draws) for _ in range(2)])
-            if "mask" in batch:  # padding is zero, also after jitter
-                views = views * along_time(batch["mask"], name)
+            x, mask = batch[name], batch.get("mask")
+            x = x if mask is None else repeated(x, mask)
+            views = torch.stack([augment(x, draws) for _ in range(2)])
+            if mask is not None:  # padding is zero, also after jitter
+                views = views * along_time(mask, name)
             return batch | {f"views/{name}": views}
 
         seed = int(torch.randint(2**31, ()))

@@ -10,7 +10,6 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import Tensor
 
 from core.augment.draws import Draws
-from core.augment.series import Jitter
 from core.data.checks import DataError
 from core.data.samples import Samples
 from core.evaluation.index import NeighbourIndex
@@ -373,23 +372,6 @@ class TestRetrieval:
 
 
 class TestViews:
-    def test_padding_stays_zero_also_after_noise(self) -> None:
-        lengths = torch.full((120,), 20)
-        lengths[::3] = 13
-        data = windows(lengths=lengths)
-        task = ActivityRecognition({SKELETON: Jitter(1.0), IMU: Jitter(1.0)})
-        system = CMC.of(task.system_arguments(data), encoder=SMALL)
-        (batch,) = task.train_loader(system, data, 48, 0)
-        assert batch["mask"].sum(1).unique().tolist() == [13, 20]
-        assert torch.equal(batch["mask"].sum(1), lengths[data.splits["train"]][batch["index"]])
-        assert torch.equal(batch["views"], batch["views/skeleton"])
-        for name in (SKELETON, IMU):
-            steps = batch[f"views/{name}"][0].movedim(2, 1)
-            assert not steps[~batch["mask"]].any()
-            assert steps[batch["mask"]].all()
-        whole = windows()
-        assert "mask" not in next(iter(task.train_loader(system, whole, 48, 0)))
-
     def test_a_shorter_last_batch_is_left_out(self) -> None:
         task = ActivityRecognition()
         rows = [len(batch["index"]) for batch in task.train_loader(Told(), NOISY, 20, 0)]
