@@ -188,7 +188,16 @@ class SheetRetrieval:
         return metrics, each
 
     def refine(self, system: System, data: SheetMusic) -> None:
-        """Gives the system statistics of training pairs, where it asks for them."""
+        """Gives the system statistics of training pairs, where it asks for them.
+
+        Raises:
+            DataError: the system was trained on snippets of other shapes.
+        """
+        shapes = getattr(system, "shapes", data.shapes)
+        if shapes != data.shapes:
+            raise DataError(
+                f"snippets of {data.shapes}", expected=f"those of the training, {shapes}"
+            )
         if not hasattr(system, "refine"):
             return
         take: Callable[[Iterator[Batch]], None] = system.refine
@@ -334,14 +343,7 @@ def embed_at(
 def embed_pairs(
     system: System, data: SheetMusic, rows: Int64[Tensor, " n"]
 ) -> dict[str, Float[Tensor, "n dim"]]:
-    """`System.embed` of both snippets of pairs.
-
-    Raises:
-        DataError: the system was trained on snippets of other shapes.
-    """
-    shapes = getattr(system, "shapes", data.shapes)
-    if shapes != data.shapes:
-        raise DataError(f"snippets of {data.shapes}", expected=f"those of the training, {shapes}")
+    """`System.embed` of both snippets of pairs."""
     parts: dict[str, list[Tensor]] = {}
     for some in rows.split(_ROWS):
         for name, vectors in system.embed(data.pairs(some)).items():

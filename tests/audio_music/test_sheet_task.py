@@ -8,8 +8,10 @@ from torch.nn.functional import normalize
 
 from audio_music.data.scores import SheetMusic, load_scores
 from audio_music.sheet_task import SheetRetrieval, piece_of, snippets_of, spaced
+from audio_music.systems.audio_sheet import AudioSheet
 from core.data.checks import DataError
 from core.trainers.system import Batch, System
+from tests.audio_music.scores import ENCODERS
 
 
 class Oracle(System):
@@ -148,6 +150,12 @@ def test_queries_that_name_nothing_are_refused(
     wav = next((scores / "recordings").glob("*.wav"))
     with pytest.raises(DataError, match=reason):
         SheetRetrieval().search(Oracle(data, 1.0), data, query.format(wav=wav, text=text), 3)
+
+
+def test_snippets_of_another_length_are_refused(data: SheetMusic, scores: Path):
+    system = AudioSheet(data.shapes, **ENCODERS, pretrain="none").eval()
+    with pytest.raises(DataError, match=r"\[1, 92, 42\](?s:.*)training(?s:.*)\[1, 92, 84\]"):
+        SheetRetrieval().evaluate(system, load_scores(scores, frames=42), "test")
 
 
 @pytest.mark.parametrize("monitor", ["map", "mrr/both", "r@3"])
