@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rasterio
 import torch
+from jaxtyping import Float
 from rasterio.errors import RasterioError
+from torch import Tensor
 
 from core.data.checks import CheckReport, DataError
 from core.data.samples import SPLITS
 from remote_sensing.data.bands import OPTICAL, RADAR, SENSORS
 from remote_sensing.data.chips import UNKNOWN
-from remote_sensing.data.cut import Chip, check_options, cut_and_split, cut_scenes, side_by_side
+from remote_sensing.data.cut import check_options, cut_and_split, cut_scenes
 from remote_sensing.data.layouts import find_scenes
 from remote_sensing.data.plausible import (
     dtype_problem,
@@ -40,6 +42,7 @@ from remote_sensing.data.rasters import (
 )
 from remote_sensing.data.read_chips import CLASSES, LARGER, class_codes
 from remote_sensing.data.statistics import Moments
+from remote_sensing.data.survey import statistics_of, survey
 
 if TYPE_CHECKING:
     import hashlib
@@ -134,11 +137,17 @@ def check_chips(
                 *(path, usable, size, stride, windows, split, block, buffer, ratios, seed)
             )
             facts["chips"] = f"{len(chips)} of {width} x {height} pixels"
-            facts |= _splits_of(chips, splits, reading, height, width, min_valid, workers)
+            found = survey(
+                *(chips, [own_split == "train" for own_split in splits], reading, height, width),
+                *(min_valid, list(codes), workers),
+            )
+            facts |= _splits_of(splits, found.valid, min_valid)
             if larger is not None:
                 wide, *side = cut_scenes(more, larger, None)
                 facts["larger chips"] = f"{len(wide)} of {side[1]} x {side[0]} pixels"
-            if statistics is not None and not Path(statistics).is_file():
+            if statistics is None:
+                statistics_of(found.moments, chips)
+            elif not Path(statistics).is_file():
                 raise DataError("no such file", path=statistics)
         except DataError as error:
             problems.append(error)
@@ -315,25 +324,11 @@ def _same_values(looks: Sequence[_Look]) -> list[DataError]:
 
 
 def _splits_of(
-    chips: Sequence[Chip],
-    splits: Sequence[str],
-    reading: Reading,
-    height: int,
-    width: int,
-    min_valid: float,
-    workers: int,
+    splits: Sequence[str], valid: Float[Tensor, " n"], min_valid: float
 ) -> dict[str, str | int | float]:
     """How many chips of each split are kept, and how many are dropped for lack of data."""
-
-    def kept(group: Sequence[Chip]) -> list[bool]:
-        with SceneReader(group[0].scene, reading, group[0].grid) as reader:
-            pixels = reader.read([(chip.row, chip.column) for chip in group], height, width)
-        return [bool(share >= min_valid) for share in pixels.valid.mean((1, 2))]
-
-    with ThreadPoolExecutor(workers) as pool:
-        enough = [each for of in pool.map(kept, side_by_side(chips)) for each in of]
     counts: dict[str, int] = defaultdict(int)
-    for own, keep in zip(splits, enough, strict=True):
+    for own, keep in zip(splits, (valid.numpy() >= min_valid).tolist(), strict=True):
         counts[(own or "between splits") if keep else "dropped"] += 1
     facts: dict[str, str | int | float] = {f"{s} chips": counts[s] for s in SPLITS}
     facts["chips between splits, left out"] = counts["between splits"]

@@ -244,8 +244,11 @@ def side_by_side(chips: Sequence[Chip]) -> list[list[Chip]]:
 def _read_splits(file: Path, names: set[str]) -> dict[str, str]:
     if not file.is_file():
         raise DataError("no such file", path=file, expected="the columns scene and split")
-    with file.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read ({error})", path=file, expected="CSV in UTF-8") from None
     found: dict[str, str] = {}
     for line, row in enumerate(rows, 2):
         scene, split = row.get("scene"), row.get("split")
@@ -256,7 +259,13 @@ def _read_splits(file: Path, names: set[str]) -> dict[str, str]:
                 line=line,
                 expected="the columns scene and split; train, valid, test, or nothing",
             )
-        found[scene] = split
+        if found.setdefault(scene, split) != split:
+            raise DataError(
+                f"scene {scene} is in {found[scene] or 'no split'} and in {split or 'none'}",
+                path=file,
+                line=line,
+                expected="one split of each scene",
+            )
     missing = sorted(names - found.keys())
     if missing:
         raise DataError(

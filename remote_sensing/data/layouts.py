@@ -182,7 +182,8 @@ def _ordered(scene: Scene, wanted: dict[str, list[str] | None], first: Scene) ->
 def _rasters(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    return {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in _SUFFIXES}
+    files = [f for f in sorted(folder.iterdir()) if not f.name.startswith(".")]
+    return {f.stem: f for f in files if f.suffix.lower() in _SUFFIXES}
 
 
 def _ssl4eo_folder(path: Path, sensor: str) -> Path | None:

@@ -57,11 +57,7 @@ class Moments:
             if self.count[number] == 0:
                 raise DataError(f"band {number + 1} has no data in any training chip")
             if spread[number] <= 1e-6 * max(abs(mean[number]), 1e-6):
-                raise DataError(
-                    f"band {number + 1} is {mean[number]:g} everywhere",
-                    expected="values that differ",
-                    fix="leave the band out: data.optical_bands=[...]",
-                )
+                raise DataError(f"band {number + 1} is {mean[number]:g} everywhere")
         low, high = mean - _DEVIATIONS * spread, mean + _DEVIATIONS * spread
         return list(zip(low.tolist(), high.tolist(), strict=True))
 

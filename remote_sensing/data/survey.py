@@ -132,8 +132,9 @@ def statistics_of(moments: dict[str, Moments], chips: Sequence[Chip]) -> Statist
             raise DataError(
                 f"{sensor}, {', '.join(names)}: {error.found}",
                 path=bands[0].file.parent,
-                expected=error.expected,
-                fix=error.fix or "check data.min_valid, and what value means no data",
+                expected="data in every band, and values that differ",
+                fix=f"leave the band out: data.{sensor}_bands=[...]; or check data.min_valid, and "
+                "what value means no data",
             ) from None
     return found
 

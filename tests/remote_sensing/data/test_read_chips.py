@@ -13,6 +13,7 @@ from affine import Affine
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
 from core.data.checks import DataError
+from remote_sensing.data.checks import check_chips
 from remote_sensing.data.chips import Chips
 from remote_sensing.data.read_chips import load_chips
 from remote_sensing.data.voronoi_scenes import write_raster
@@ -258,6 +259,32 @@ def test_whole_scenes_must_be_of_one_size(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "y" / sensor / "b.tif", tmp_path / "x" / sensor)
     with pytest.raises(DataError, match=r"data\.size=PIXELS"):
         _load(tmp_path / "x", split="blocks")
+
+
+def test_a_band_of_one_value_is_refused_in_words(tmp_path: Path) -> None:
+    _write(tmp_path)
+    with rasterio.open(tmp_path / "optical" / "a.tif", "r+") as target:
+        values = target.read()
+        values[1] = 2000
+        target.write(values)
+    said = r"optical, B02.*: band 2 is 0\.1 everywhere\n(.*\n)*.*data\.optical_bands"
+    with pytest.raises(DataError, match=said):
+        _load(tmp_path, size=20)
+    (problem,) = check_chips(tmp_path, size=20, workers=1).problems
+    assert "band 2 is 0.1 everywhere" in str(problem)
+
+
+def test_files_of_splits_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    _write(tmp_path)
+    file = tmp_path / "splits.csv"
+    file.write_text("scene,split\na,train\nb,test\n", encoding="utf-8-sig")
+    assert [len(_load(tmp_path, size=20).splits[s]) for s in ("train", "test")] == [4, 4]
+    file.write_bytes("scene,split\na,train\nb,test\nâ,test\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"splits\.csv: cannot be read.*\n.*UTF-8"):
+        _load(tmp_path, size=20)
+    file.write_text("scene,split\na,train\nb,test\na,test\n")
+    with pytest.raises(DataError, match=r"splits\.csv:4: scene a is in train and in test"):
+        _load(tmp_path, size=20)
 
 
 def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
