@@ -23,6 +23,7 @@ from core.evaluation.linear_probe import LinearProbe
 from core.evaluation.rank import rankme
 from core.tasks.samples import SampleTask
 from core.trainers.system import Batch, System
+from remote_sensing.data.bands import SENSORS
 from remote_sensing.data.chips import Chips
 from remote_sensing.data.statistics import FILE, save_statistics
 from remote_sensing.features import JOINT, embed_chips, with_joint
@@ -367,8 +368,8 @@ class ChipProbing(SampleTask):
         draw_gallery(data, (kind, data.ids.index(name)), target, found, file)
 
     def draw(self, system: System, data: Chips, split: str, folder: Path) -> list[Path]:
-        """Draws what a system reconstructs of some chips of a split."""
-        if not getattr(system, "masked", False):
+        """Draws what a system reconstructs of some chips of a split that have both sensors."""
+        if not getattr(system, "masked", False) or len(data.inputs) < len(SENSORS):
             return []
         from remote_sensing.data.reconstructions import draw_reconstructions
 

@@ -275,5 +275,7 @@ def test_reconstructions_are_drawn_of_what_reconstructs(tmp_path: Path) -> None:
     seen = data.batch(data.splits["valid"][:4])["optical"][0].permute(1, 2, 0).flip(2)  # B04 first
     colours = {tuple(c) for c in (picture.reshape(-1, 3) * 255).round().astype(int).tolist()}
     assert tuple((seen[2, 2] * 255).round().int().tolist()) in colours
+    alone = replace(data, inputs={"optical": data.inputs["optical"]})
+    assert ChipProbing().draw(CROMA(data.shapes, **small), alone, "valid", tmp_path) == []
     nothing = CROMA(data.shapes, objectives="contrastive", **small)
     assert ChipProbing().draw(nothing, data, "valid", tmp_path) == []
