@@ -115,7 +115,7 @@ def check_chips(
     except DataError as error:
         return CheckReport(facts, [*problems, error], warnings)
     reading = Reading(units, dn_offset, align)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         looks = list(pool.map(lambda scene: _look(scene, reading), [*scenes, *more]))
     problems += [problem for look in looks for problem in look.problems]
     warnings += [warning for look in looks for warning in look.warnings]

@@ -93,7 +93,8 @@ def load_chips(
         larger: side of further test chips, which are cut from the folder `larger` in `path`.
         statistics: a file of statistics to normalise by, that of an earlier training.
         held: GiB of chips, as 8 bits, that are kept in memory; 0 keeps none.
-        workers: threads that read, and processes that read stored chips while training.
+        workers: threads that read, one at least, and processes that read stored chips while
+            training, none with 0.
         device: where the chips go; None takes the GPU where there is one.
 
     Raises:
@@ -187,7 +188,7 @@ def _held(
         }
         return steps, pixels.valid, covers_of(pixels, number_of)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         parts = list(pool.map(read, side_by_side(chips)))
     inputs: dict[str, Column] = {
         sensor: torch.cat([part[0][sensor] for part in parts]) for sensor in parts[0][0]

@@ -16,6 +16,8 @@ _FIELDS = (
     "`target` (n) or (n, labels); optionally `identifier`, `train_mask`, `split`, `view_names`, "
     "`target_names`; every other variable of n entries is a modality, the features last"
 )
+# Other variables of NetCDF that only name the steps of an axis, or have none, are no modality.
+_NAMED = ("identifier", "target", "train_mask", "split")
 _HDF5, _CLASSIC = b"\x89HDF", b"CDF"
 
 
@@ -167,6 +169,7 @@ def _read_classic(file: Path) -> dict[str, np.ndarray]:
         fields = {
             name: _decoded(file, name, of[...].copy(), vars(of))
             for name, of in read.variables.items()
+            if name in _NAMED or (of.dimensions and of.dimensions != (name,))
         }
         for name in ("view_names", "target_names"):
             if hasattr(read, name):
@@ -187,9 +190,12 @@ def _read_hdf5(file: Path) -> dict[str, np.ndarray]:
     with h5py.File(file) as read:
         fields = {}
         for name, of in read.items():
+            if not isinstance(of, h5py.Dataset):
+                continue
             # What has the name of a dimension and no values is the dimension alone.
             alone = b"not a netCDF variable" in bytes(of.attrs.get("NAME", b""))
-            if isinstance(of, h5py.Dataset) and not alone:
+            is_axis = bytes(of.attrs.get("CLASS", b"")) == b"DIMENSION_SCALE" or of.ndim == 0
+            if not alone and (name in _NAMED or not is_axis):
                 values = of.asstr()[...] if h5py.check_string_dtype(of.dtype) else of[...]
                 fields[name] = _decoded(file, name, np.asarray(values), of.attrs)
         for name in ("view_names", "target_names"):

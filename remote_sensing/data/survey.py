@@ -95,7 +95,7 @@ def survey(
         moments = {sensor: Moments.of(values[kept]) for sensor, values in pixels.values.items()}
         return Survey(torch.from_numpy(valid).float(), shares, dtypes, moments)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         parts = list(pool.map(look, side_by_side(chips)))
     moments: dict[str, Moments] = {}
     for part in parts:

@@ -105,6 +105,13 @@ def test_those_of_a_training_are_used_for_other_files(tmp_path: Path) -> None:
         _load(tmp_path / "two", size=20, statistics=file, optical_bands=["B2", "B3"])
 
 
+def test_without_workers_it_reads_itself(tmp_path: Path) -> None:
+    _write(tmp_path)
+    data = load_chips(tmp_path, size=20, device="cpu", workers=0)
+    assert data.digest() == _load(tmp_path, size=20).digest()
+    assert check_chips(tmp_path, size=20, workers=0).problems == []
+
+
 def test_bands_are_found_by_name(tmp_path: Path) -> None:
     _write(tmp_path)
     whole, some = _load(tmp_path, size=20), _load(tmp_path, size=20, optical_bands=["B8", "B02"])

@@ -73,6 +73,28 @@ def test_fill_values_are_missing(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.nan_to_num(found, nan=-999), stored)
 
 
+@pytest.mark.parametrize("kind", ["classic", "hdf5"])
+def test_coordinates_of_other_axes_are_no_modality(kind: str, tmp_path: Path) -> None:
+    file, s1 = tmp_path / "series.nc", fields()["S1"]
+    if kind == "classic":
+        write_fields(file, {"S1": s1, "target": np.arange(N) % 3})
+        with netcdf_file(file, "a") as opened:
+            opened.createDimension("time", 6)
+            opened.createVariable("time", "i4", ("time",))[:] = np.arange(6)
+            opened.createVariable("spatial_ref", "i4", ())
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(file, "w") as opened:
+            opened["S1"], opened["target"] = s1, np.arange(N) % 3
+            opened["identifier"], opened["time"] = np.arange(N) + 7, np.arange(6)
+            opened["identifier"].make_scale("identifier")
+            opened["time"].make_scale("time")
+            opened["spatial_ref"] = 0
+    read = read_series(tmp_path)
+    assert list(read.variables) == ["S1"]
+    assert read.ids[0] == ("0" if kind == "classic" else "7")
+
+
 def test_a_name_in_a_list_of_names_may_hold_a_comma(tmp_path: Path) -> None:
     names = ["wheat, winter", "wheat, spring", "fallow"]
     write_fields(tmp_path / "series.npz", fields(), {"target_names": names})
