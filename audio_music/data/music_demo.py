@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from audio_music.data.engraving import same_melody
 from audio_music.data.synthesis import (
     INSTALL,
     Note,
@@ -66,7 +67,7 @@ def write_music_demo(
     Every piece is played by piano, harpsichord, organ or guitar at 70 to 130 quarters a minute and
     cut into clips from its beginning. A line has the clip's `pitch_classes` (those that sound for
     0.1 s at least), `instrument` and `beats` (seconds), and the piece's `key`, `tempo` and `group`.
-    Pieces, not clips, are split.
+    Pieces, not clips, are split, and no two have the same melody.
 
     Args:
         path: the folder; it appears complete or not at all, an earlier demo there is replaced.
@@ -179,17 +180,30 @@ def _chorales(pieces: int, rng: np.random.Generator) -> Iterator[Piece]:
     # Some works have many movements; the number of the work and of the movement make the name.
     if pieces > len(found):
         raise DataError(f"demo.pieces={pieces}", expected=f"at most {len(found)} chorales")
-    given = 0
+    known: list[list[int]] = []
     for number in rng.permutation(len(found)).tolist():
         piece = _chorale(Path(found[number]))
-        if piece is not None:
-            yield piece
-            given += 1
-        if given == pieces:
+        if piece is None:
+            continue
+        melody = _upper_voice(piece.notes)
+        if any(same_melody(melody, other) for other in known):
+            continue  # the same chorale, set anew, would be in two splits
+        yield piece
+        known.append(melody)
+        if len(known) == pieces:
             return
     raise DataError(
-        f"demo.pieces={pieces}", expected=f"at most {given}: so many chorales have four voices"
+        f"demo.pieces={pieces}",
+        expected=f"at most {len(known)}: so many chorales have four voices and a melody of their "
+        "own",
     )
+
+
+def _upper_voice(notes: Float[np.ndarray, "n 3"], beats: int = 24) -> list[int]:
+    """The highest pitch that sounds on each quarter, from the first note on; -1 in a rest."""
+    start, end, pitch = notes[:, 0], notes[:, 0] + notes[:, 1], notes[:, 2]
+    times = start.min() + np.arange(beats)[:, None] + 1e-6
+    return np.where((start <= times) & (times < end), pitch, -1).max(1).astype(int).tolist()
 
 
 def _chorale(path: Path) -> Piece | None:
