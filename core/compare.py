@@ -116,6 +116,8 @@ def compare(config: DictConfig) -> dict[str, Any]:
     outcome["budget"] = OmegaConf.to_container(arms[0].config.trainer)
     outcome["tuning_trials"] = n_trials
     outcome["tuning"] = {arm.name: arm.trials for arm in arms[:2]}
+    others = [arm for arm in arms[2:] if arm.is_trained and arm.system != arms[0].system]
+    outcome["not_tuned"] = [arm.name for arm in others] if n_trials else []
     outcome["environment"] = environment()
     target = Path(config.out) if config.out else folder
     target.mkdir(parents=True, exist_ok=True)

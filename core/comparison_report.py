@@ -219,6 +219,11 @@ def notes(outcome: dict[str, Any]) -> list[str]:
             "Nothing was tuned: each arm ran with the values of its config, which may suit one "
             "better than the other on these data."
         )
+    if outcome["not_tuned"]:
+        lines.append(
+            f"{' and '.join(outcome['not_tuned'])} ran with the values of their own configs: a "
+            "difference to what was not tuned may be one of tuning."
+        )
     budget = outcome["budget"]["max_epochs"]
     spent = [n for n in (outcome["method"], outcome["baseline"]) if _spent(outcome, n)]
     if spent:

@@ -6,7 +6,7 @@ import pytest
 from core.comparison_report import arm_rows, conclude, difference_rows, notes, present
 from core.data.checks import DataError
 
-NOT_TUNED = {"budget": {"max_epochs": 10}, "tuning_trials": 0, "tuning": {}}
+NOT_TUNED = {"budget": {"max_epochs": 10}, "tuning_trials": 0, "tuning": {}, "not_tuned": []}
 
 
 def results(differences: list[float], spread: float = 0.0, untrained: float = 0.1) -> dict:
@@ -71,9 +71,11 @@ def test_every_trial_of_tuning_is_shown_and_what_was_not_tuned_is_said(tmp_path,
         "theirs": [{"values": {}, "validation": 0.5}, {"values": {"n": 2}, "validation": 0.75}],
     }
     tuned = concluded([0.1, 0.2]) | {"tuning_trials": 2, "tuning": trials}
+    tuned["not_tuned"] = ["another system"]
     present(tuned, results([0.1, 0.2]), tmp_path)
     said, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     assert "Nothing was tuned" not in said
+    assert "another system ran with the values of their own configs" in said
     for text in ("its own config", "lr=0.3", "n=2", "0.2500", "0.1250", "0.5000", "0.7500"):
         assert text in said
         assert text in page

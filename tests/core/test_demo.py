@@ -30,7 +30,12 @@ def outcome() -> dict[str, object]:
         for arm, level in (("bm3", 0.31), ("lightgcn", 0.29))
     }
     found = conclude(results, {"bm3": {}, "lightgcn": {}}, [0, 1, 2], "recall@20")
-    return found | {"budget": {"max_epochs": 100}, "tuning_trials": 0, "tuning": {}}
+    return found | {
+        "budget": {"max_epochs": 100},
+        "tuning_trials": 0,
+        "tuning": {},
+        "not_tuned": [],
+    }
 
 
 def test_flagships() -> None:

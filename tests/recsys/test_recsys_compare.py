@@ -198,6 +198,7 @@ def test_tuning_takes_the_best_validation_and_ablations_inherit_it(home, ask, pr
     line = (
         "compare bm3 data.path=shop tune=99 seeds=1 "
         "\"+compare.ablations.flat={system:bm3,overrides:['system.n_layers=0']}\""
+        ' "+compare.ablations.other={system:lightgcn,overrides:[]}"'
     )
     answer = ask(line)
     assert answer.code == 0, answer.err
@@ -214,6 +215,8 @@ def test_tuning_takes_the_best_validation_and_ablations_inherit_it(home, ask, pr
     assert tuned["bm3 without modalities"] == tuned["bm3"]
     assert "system.n_layers" not in tuned["flat"]
     assert tuned["popularity"] == {}
+    assert outcome["not_tuned"] == ["other"]
+    assert "other ran with the values of their own configs" in answer.out
     trials = [call for call in pretended.calls if call.run_dir.name.startswith("trial")]
     for_arm = [sum(c.run_dir.parent.name == arm for c in trials) for arm in ("bm3", "lightgcn")]
     assert for_arm[0] == for_arm[1] == outcome["tuning_trials"]
